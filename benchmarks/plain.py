@@ -1,0 +1,86 @@
+"""The yardstick: ECO training written in plain PyTorch from the paper's formulas, as one would without this project.
+
+Images lie decoded in memory, the centroids are given. Every sample is cut, flipped and turned by slicing, converted to
+float, blended; the network is the usual channels-first EDSR under autocast; the loss goes through autograd.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PlainEdsr(nn.Module):
+    """EDSR with the same parameters as `edsr-tiny`, nothing tuned."""
+
+    def __init__(self, scale: int, blocks: int = 8, channels: int = 32) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, channels, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1))
+            for _ in range(blocks)
+        )
+        self.body_end = nn.Conv2d(channels, channels, 3, padding=1)
+        factors = {2: [2], 3: [3], 4: [2, 2]}[scale]
+        self.up = nn.Sequential(
+            *(
+                layer
+                for factor in factors
+                for layer in (nn.Conv2d(channels, factor**2 * channels, 3, padding=1), nn.PixelShuffle(factor))
+            )
+        )
+        self.tail = nn.Conv2d(channels, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, 3, h, w) in [0, 1] -> (B, 3, scale h, scale w)."""
+        features = self.head(x * 255.0 - 110.0)
+        y = features
+        for block in self.blocks:
+            y = y + block(y)
+        return (self.tail(self.up(features + self.body_end(y))) + 110.0) / 255.0
+
+
+class PlainTrainer:
+    """ECO on lists of whole uint8 images: (hr, lr, centroid, centroid_lr), each (H, W, 3)."""
+
+    def __init__(
+        self,
+        images: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+        scale: int,
+        *,
+        patch: int,
+        batch: int,
+        lr: float,
+        bf16: bool,
+    ) -> None:
+        self.images = [tuple(torch.from_numpy(np.ascontiguousarray(image)) for image in four) for four in images]
+        self.scale, self.patch, self.batch, self.bf16 = scale, patch, batch, bf16
+        self.network = PlainEdsr(scale)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=lr, betas=(0.9, 0.99))
+        self.rng = np.random.default_rng(0)
+
+    def step(self, alpha: float) -> float:
+        """One update with alpha as the weight of the real pair; returns the loss."""
+        hr, lr, centroid, centroid_lr = (torch.stack(images) for images in zip(*map(self._sample, range(self.batch))))
+        x = alpha * lr + (1 - alpha) * centroid_lr
+        y = alpha * hr + (1 - alpha) * centroid
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            sr = self.network(x)
+        loss = 255.0 * F.l1_loss(sr.float(), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def _sample(self, _: int) -> list[Tensor]:
+        four = self.images[self.rng.integers(len(self.images))]
+        top, left = (self.rng.integers(side - self.patch + 1) for side in four[1].shape[:2])
+        flips = [axis for axis in (0, 1) if self.rng.integers(2)]
+        transpose = self.rng.integers(2)
+        patches = []
+        for image, scale in zip(four, (self.scale, 1, self.scale, 1), strict=True):
+            side = self.patch * scale
+            patch = image[top * scale : top * scale + side, left * scale : left * scale + side].flip(flips)
+            patch = patch.transpose(0, 1) if transpose else patch
+            patches.append(patch.permute(2, 0, 1).float() / 255.0)
+        return patches

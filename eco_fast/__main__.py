@@ -1,0 +1,5 @@
+"""`python -m eco_fast`."""
+
+from eco_fast.cli import main
+
+main()

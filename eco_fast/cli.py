@@ -1,0 +1,129 @@
+"""The commands: parse, call, print. Everything heavy is imported inside them, so that `--help` is quick."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eco_fast import __version__
+from eco_fast.errors import Stopped, UserError
+
+app = typer.Typer(
+    help="Train and evaluate single-image super-resolution networks with ECO (Lee & Heo, AAAI 2024).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a `UserError` becomes one line on stderr and exit code 2."""
+    try:
+        app(args=arguments, prog_name="eco-fast")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"eco-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="TOML file, or the name of a built-in recipe.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe; repeatable.")
+    ] = None,
+    train_dirs: Annotated[
+        list[Path] | None, typer.Option("--train", help="Folder of HR training images, or a text file of paths; repeatable.")
+    ] = None,
+    valid: Annotated[Path | None, typer.Option("--valid", help="Folder of HR validation images.")] = None,
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="Weights, checkpoint or run of the teacher.")] = None,
+    scale: Annotated[int | None, typer.Option("--scale", help="2, 3 or 4.")] = None,
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="vanilla, kd, eco-centroid, eco or alpha-sample.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Updates of the weights.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse images that would be converted or left out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run in the same folder.")] = False,
+) -> None:
+    """Train a network."""
+    from eco_fast.config import load_config
+
+    flags = {
+        "data.train": [str(path) for path in train_dirs] if train_dirs else None,
+        "data.valid": valid,
+        "teacher.file": teacher,
+        "scale": scale,
+        "mode": mode,
+        "run.steps": steps,
+        "run.out": out,
+        "data.strict": True if strict else None,
+    }
+    config = load_config(recipe, settings or (), flags)
+    from eco_fast.train.loop import train as run_training
+
+    result = run_training(config, resume=resume, force=force)
+    print(f"{result.steps_per_second:.1f} steps/s; checkpoint: {result.checkpoint}")
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Run, checkpoint or weights file.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", help="Folder of HR images, or with HR/ and LR_bicubic/Xs/; repeatable.")
+    ],
+    lr: Annotated[Path | None, typer.Option("--lr", help="Folder of LR images; without it LR is made from HR.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Network of a bare weights file.")] = None,
+    scale: Annotated[int | None, typer.Option("--scale", help="Scale of a bare weights file.")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", metavar="DIR", help="Write side-by-side pictures.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse images that would be converted.")] = False,
+) -> None:
+    """Evaluate a network: PSNR-Y and SSIM-Y beside bicubic."""
+    from eco_fast.evaluate.command import evaluate_checkpoint
+
+    evaluate_checkpoint(
+        checkpoint,
+        data,
+        lr_dir=lr,
+        model=model,
+        scale=scale,
+        precision=precision,
+        json_file=json,
+        pictures=pictures,
+        strict=strict,
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the demo's runs and pictures.")] = Path("runs/demo"),
+    steps: Annotated[int | None, typer.Option("--steps", help="Updates per network.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo.")] = False,
+) -> None:
+    """Train a teacher, a vanilla and an ECO student on photographs, and compare them."""
+    from eco_fast.demo import run_demo
+
+    run_demo(out, steps=steps, force=force)

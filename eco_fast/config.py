@@ -1,0 +1,239 @@
+"""The one typed configuration: a TOML recipe, `--set key=value` and the everyday flags become a frozen `Config`."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ValidationError as PydanticError
+
+from eco_fast.errors import UserError
+
+Mode = Literal["vanilla", "kd", "eco-centroid", "eco", "alpha-sample"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen table of the recipe that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StudentConfig(Section):
+    """The network that is trained."""
+
+    name: str = "edsr-baseline"
+    options: dict[str, float] = {}  # of the network: blocks, channels, res_scale
+    init: Path | None = None  # weights to start from
+
+
+class TeacherConfig(Section):
+    """The frozen network that makes the centroids; unused by `vanilla`."""
+
+    file: Path | None = None
+    name: str | None = None  # of the network, for a bare weights file
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class DataConfig(Section):
+    """Training and validation images."""
+
+    train: list[Path] = []  # folders of HR images, or text files of paths
+    train_lr: Path | None = None  # the user's own LR images; without it LR is the exact 8-bit bicubic of HR
+    valid: Path | None = None
+    valid_lr: Path | None = None
+    patch: PositiveInt = 48  # LR pixels
+    batch: PositiveInt = 16
+    patches_per_image: PositiveInt = 1
+    strict: bool = False  # a converted or left-out image is an error
+
+
+class AlphaConfig(Section):
+    """The weight of the real pair over training."""
+
+    schedule: Literal["official", "linear", "cosine", "constant"] = "official"
+    shift: float = 0.0  # of the official sigmoid: larger is later
+    end: Annotated[float, Field(gt=0, le=1)] = 1.0  # fraction of training at which `linear` and `cosine` reach 1
+    value: Fraction = 0.5  # of `constant`
+
+
+class LossConfig(Section):
+    """The pixel loss."""
+
+    kind: Literal["l1", "l2", "charbonnier"] = "l1"
+    scale: PositiveFloat = 255.0  # images in [0, 1] times this
+
+
+class OptimConfig(Section):
+    """Optimiser, learning rate, gradient clip, EMA."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    lr: PositiveFloat = 1e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: NonNegativeInt = 0  # steps of linear rise
+    clip_value: NonNegativeFloat = 0.0  # 0: no clip by value
+    clip_norm: NonNegativeFloat = 0.0  # 0: no clip by norm
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: no average is kept
+
+
+class RunConfig(Section):
+    """Where, how long, how precise, how often."""
+
+    out: Path = Path("runs/run")
+    steps: PositiveInt = 125_000
+    seed: NonNegativeInt = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: NonNegativeInt = 0  # CPU threads; 0: PyTorch's choice
+    log_every: PositiveInt = 100
+    valid_every: PositiveInt = 5_000
+    checkpoint_every: PositiveInt = 5_000
+    keep_last: PositiveInt = 3  # checkpoints
+
+
+class Config(Section):
+    """Everything a training run depends on."""
+
+    mode: Mode = "eco"
+    scale: Literal[2, 3, 4] = 2
+    student: StudentConfig = StudentConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    data: DataConfig = DataConfig()
+    alpha: AlphaConfig = AlphaConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig = RunConfig()
+
+
+# What may change between the parts of a resumed run without changing its numbers.
+_FREE_ON_RESUME = {"run.out", "run.device", "run.keep_last", "run.checkpoint_every"}
+
+
+def load_config(recipe: str | Path, settings: Iterable[str] = (), flags: Mapping[str, Any] | None = None) -> Config:
+    """Read a recipe and lay `--set` settings, then everyday flags, over it.
+
+    Args:
+        recipe: Path of a TOML file, or the name of a recipe inside the package.
+        settings: `section.key=value`, the value in TOML's notation; a bare word is a string.
+        flags: Dotted keys to values; None values are left out.
+
+    Raises:
+        UserError: The recipe is missing or broken, a key is unknown (the nearest valid one is named), a value is wrong.
+    """
+    path, text = _read_recipe(recipe)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}; mend that line") from None
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting} has no value; write --set {setting}=VALUE")
+        _put(document, key.strip(), _toml_value(value.strip()))
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(document, key, value)
+    return parse_config(document, source=str(path))
+
+
+def parse_config(document: Mapping[str, Any], source: str) -> Config:
+    """Validate a nested dictionary.
+
+    Raises:
+        UserError: One line with the first fault, and the nearest valid key where a key is unknown.
+    """
+    try:
+        return Config.model_validate(document)
+    except PydanticError as error:
+        fault = error.errors()[0]
+    parts = [str(part) for part in fault["loc"]]
+    key = ".".join(parts)
+    if fault["type"] == "extra_forbidden":
+        raise UserError(f"unknown key {key} in {source}; {_suggestion(key)}")
+    raise UserError(f"wrong value for {key} in {source}: {fault['msg']} (got {fault['input']!r}); mend that value")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes inside the package."""
+    folder = resources.files("eco_fast") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def config_toml(config: Config) -> str:
+    """The resolved configuration as TOML that `load_config` reads back to the same values."""
+    import tomli_w
+
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def differing_keys(ours: Config, theirs: Config) -> list[str]:
+    """Dotted keys, with both values, in which two configurations differ and that change a run's numbers."""
+    left, right = dict(_leaves(ours.model_dump(mode="json"))), dict(_leaves(theirs.model_dump(mode="json")))
+    return [
+        f"{key} ({left.get(key)} here, {right.get(key)} there)"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key) and key not in _FREE_ON_RESUME
+    ]
+
+
+def _read_recipe(recipe: str | Path) -> tuple[Path, str]:
+    path = Path(recipe)
+    if path.is_file():
+        try:
+            return path, path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read recipe {path}: {error}; name a TOML text file") from None
+    inside = resources.files("eco_fast") / "recipes" / f"{recipe}.toml"
+    if str(recipe) in recipe_names():
+        return Path(str(inside)), inside.read_text(encoding="utf-8")
+    raise UserError(f"recipe {recipe} not found; name a TOML file or one of: {', '.join(recipe_names())}")
+
+
+def _put(document: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        document = document.setdefault(section, {})
+        if not isinstance(document, dict):
+            raise UserError(f"unknown key {key}; {_suggestion(key)}")
+    document[last] = value
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += _valid_keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def _suggestion(key: str) -> str:
+    valid = _valid_keys()
+    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+    if not near:  # a key without its section, or in a wrong one
+        last = difflib.get_close_matches(key.rpartition(".")[2], [name.rpartition(".")[2] for name in valid], n=1)
+        near = [name for name in valid if last and name.rpartition(".")[2] == last[0]]
+    return f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(valid)}"

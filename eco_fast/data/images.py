@@ -1,0 +1,134 @@
+"""Finding image files, and decoding them to uint8 RGB."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from eco_fast.data.notes import Notes
+from eco_fast.errors import UserError
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+_BY_FILES = frozenset({"thumbs.db", "desktop.ini"})  # file managers leave them in any folder, unasked
+
+_CONVERSIONS = {  # Pillow mode -> note
+    "1": "greyscale images converted to RGB",
+    "L": "greyscale images converted to RGB",
+    "LA": "images with an alpha channel that was dropped",
+    "PA": "images with an alpha channel that was dropped",
+    "RGBA": "images with an alpha channel that was dropped",
+    "P": "palette images converted to RGB",
+    "CMYK": "CMYK images converted to RGB",
+}
+
+_TIFF_BITS_PER_SAMPLE = 258
+
+
+def find_images(path: Path) -> list[Path]:
+    """All images a path stands for, in a fixed order.
+
+    A folder is searched with its subfolders, sorted by path; a `.txt` file lists one image per line, relative to the
+    file, in its own order (blank lines and lines that start with # are skipped); an image file is itself.
+    Hidden files and folders are passed over. Any other file that is not an image is an error: a forgotten archive or
+    a half-copied download among the images is worth a question.
+
+    Raises:
+        UserError: The path is missing or unreadable, holds no image, or holds a file that is not an image.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _in_folder(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name a folder of images or a .txt file that lists them")
+    if path.suffix.lower() == ".txt":
+        return _in_list(path)
+    if path.suffix.lower() not in EXTENSIONS:
+        raise UserError(f"{path} is not an image; name a folder of images or a .txt file that lists them")
+    return [path]
+
+
+def read_image(path: Path, notes: Notes) -> NDArray[np.uint8]:
+    """Decode an image, upright (EXIF orientation), as `(H, W, 3)` uint8 RGB; conversions are noted.
+
+    Raises:
+        UserError: The file cannot be decoded, or has more than 8 bits per channel (found in its header).
+    """
+    try:
+        with Image.open(path) as image:
+            deep = _is_deep(image)
+            if not deep:
+                mode, frames = image.mode, getattr(image, "n_frames", 1)
+                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read image {path}: {reason}; replace or remove it") from error
+    if deep:
+        raise UserError(f"{path} has more than 8 bits per channel; convert it to 8 bit or remove it")
+    if mode != "RGB":
+        notes.add(_CONVERSIONS.get(mode, f"{mode} images converted to RGB"), path.name)
+    if frames > 1 and path.suffix.lower() not in {".jpg", ".jpeg"}:  # a camera's JPEG may carry previews behind it
+        notes.add("images with several frames, the first one taken", path.name)
+    return pixels
+
+
+def crop_to_multiple(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
+    """Drop the last rows and columns of `(H, W, C)` that do not fill a whole LR pixel; a view."""
+    height, width = image.shape[:2]
+    return image[: height - height % scale, : width - width % scale]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    def unreadable(error: OSError) -> None:
+        raise UserError(f"cannot read folder {error.filename}: {error.strerror}; mend its permissions") from error
+
+    found: list[Path] = []
+    seen = {os.path.realpath(folder)}
+    for root, subfolders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        # Data sets are often linked in; a link back to a folder above must not loop.
+        fresh = {name: os.path.realpath(Path(root, name)) for name in sorted(subfolders) if not name.startswith(".")}
+        subfolders[:] = [name for name, real in fresh.items() if real not in seen]
+        seen.update(fresh.values())
+        for name in files:
+            if name.startswith(".") or name.lower() in _BY_FILES:
+                continue
+            if Path(name).suffix.lower() not in EXTENSIONS:
+                raise UserError(
+                    f"{Path(root, name)} is not an image; remove it, or list the images of {folder} in a .txt file"
+                )
+            found.append(Path(root, name))
+    if not found:
+        raise UserError(f"no images in {folder}; put {', '.join(sorted(EXTENSIONS))} files there")
+    return sorted(found)
+
+
+def _in_list(listing: Path) -> list[Path]:
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {listing}: {error}; write one image path per line, in UTF-8") from error
+    found: list[Path] = []
+    for number, line in enumerate(lines, start=1):
+        entry = line.strip()
+        if not entry or entry.startswith("#"):
+            continue
+        image = listing.parent / entry
+        if image.suffix.lower() not in EXTENSIONS:
+            raise UserError(f"line {number} of {listing} is not an image: {entry}; mend or remove that line")
+        if not image.is_file():
+            raise UserError(f"line {number} of {listing}: {image} does not exist; mend or remove that line")
+        found.append(image)
+    if not found:
+        raise UserError(f"{listing} lists no images; write one image path per line")
+    return found
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the header says more than 8 bits per channel; Pillow would hand out the upper 8 without a word."""
+    if image.format == "PNG":
+        codec_arguments = image.tile[0].args if image.tile else ""
+        return "16" in str(codec_arguments)
+    bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, 8)
+    return max(np.atleast_1d(bits)) > 8 or image.mode.startswith(("I", "F"))

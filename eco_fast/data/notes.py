@@ -1,0 +1,56 @@
+"""What was done to the user's images without being asked: counted while reading, said once."""
+
+import threading
+
+from eco_fast.errors import UserError
+
+_NAMED = 3  # names per line
+
+
+class Notes:
+    """Counts of converted, cropped and left-out images, by kind. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: dict[str, list[str]] = {}
+        self._tolerated: set[str] = set()
+
+    def add(self, kind: str, name: str, *, tolerated: bool = False) -> None:
+        """Count one image.
+
+        Args:
+            kind: What happened, worded for several: "greyscale images converted to RGB".
+            name: The image.
+            tolerated: Reported, but not an error under `--strict`.
+        """
+        with self._lock:
+            self._names.setdefault(kind, []).append(name)
+            if tolerated:
+                self._tolerated.add(kind)
+
+    def lines(self) -> list[str]:
+        """One line per kind, with the first three names: "4 images left out: a.png, b.png, c.png, ..."."""
+        with self._lock:
+            return [_line(kind, names) for kind, names in sorted(self._names.items())]
+
+    def raise_if_any(self) -> None:
+        """Turn the notes into an error, as `--strict` asks.
+
+        Raises:
+            UserError: There is a note that is not tolerated; the line says all of them.
+        """
+        with self._lock:
+            found = [_line(kind, names) for kind, names in sorted(self._names.items()) if kind not in self._tolerated]
+        if found:
+            raise UserError(f"{'; '.join(found)}; mend or remove these images, or leave --strict out")
+
+
+def first_names(names: list[str]) -> str:
+    """The first three names in alphabetical order, "..." for the rest."""
+    named = sorted(names)  # threads finish in any order: the line must not depend on it
+    return ", ".join([*named[:_NAMED], "..."] if len(named) > _NAMED else named)
+
+
+def _line(kind: str, names: list[str]) -> str:
+    worded = kind.replace("images", "image", 1) if len(names) == 1 else kind
+    return f"{len(names)} {worded}: {first_names(names)}"

@@ -1,0 +1,177 @@
+"""Which patches a step trains on: a pure function of (seed, step), so any step is reachable without replay.
+
+Random numbers are counter-based: the number at a position is a hash of (seed, purpose, position), SplitMix64's
+finaliser (Steele, Lea & Flood, OOPSLA 2014) over a Weyl sequence. NumPy's and PyTorch's generators have state and may
+change between versions; plans must not.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eco_fast.errors import UserError
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_LOW_32 = np.uint64(0xFFFFFFFF)
+
+_AREA = 480 * 480  # HR pixels that earn an image one patch per epoch: the sub-images of the official recipe
+_ORDER, _CORNER, _REST = 1, 2, 3  # purposes: each has its own stream of numbers
+
+
+class Plan(NamedTuple):
+    """The patches of one batch; int64 tensors `(B,)` except `uniform`."""
+
+    index: Tensor  # of the image
+    top: Tensor  # LR pixels
+    left: Tensor  # LR pixels
+    orientation: Tensor  # 0..7: bit 0 flips left-right, bit 1 flips up-down, then bit 2 transposes
+    uniform: Tensor  # float64 in [0, 1), for decisions per sample
+
+    def to(self, device: torch.device | str) -> "Plan":
+        """The same plan on another device."""
+        return Plan(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class Sampler:
+    """An endless sequence of patches; step t takes positions t B to (t + 1) B of it, this rank its share of them.
+
+    Image i appears `n_i = max(1, round(h_i w_i / 480^2)) * patches_per_image` times per epoch (HR sizes, halves to
+    even), in a permutation keyed by (seed, epoch). Corner, orientation and uniform are keyed by (seed, position).
+
+    With `patches_per_image = k > 1` an image is worth decoding once for its k patches, so they come close together but
+    not in one batch: the epoch is cut into groups of B to 2B entries of the permutation, and a group is gone through
+    k times in the same order. The k patches of an entry then lie in k different batches in a row (every second one at
+    most), and no batch holds an entry twice, if there are at least B entries.
+    """
+
+    def __init__(
+        self,
+        heights: Tensor | Sequence[int],
+        widths: Tensor | Sequence[int],
+        scale: int,
+        patch: int,
+        batch: int,
+        seed: int,
+        patches_per_image: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Sizes in LR pixels `(N,)`, `patch` in LR pixels, `batch` of all ranks together.
+
+        Raises:
+            ValueError: No image, an image smaller than the patch, or a number out of range.
+            UserError: The batch cannot be split evenly between the ranks.
+        """
+        self._heights = np.asarray(torch.as_tensor(heights).cpu(), dtype=np.int64)
+        self._widths = np.asarray(torch.as_tensor(widths).cpu(), dtype=np.int64)
+        if len(self._heights) == 0 or min(self._heights.min(), self._widths.min()) < patch:
+            raise ValueError(f"every image must be at least {patch} x {patch} LR pixels, and there must be one")
+        if min(scale, patch, batch, patches_per_image, world_size) < 1 or not 0 <= rank < world_size or seed < 0:
+            raise ValueError("scale, patch, batch, patches_per_image and world_size start at 1, rank and seed at 0")
+        if batch % world_size:
+            raise UserError(f"batch {batch} cannot be split evenly between {world_size} processes; change data.batch")
+        self._patch, self._batch, self._seed, self._copies = patch, batch, seed, patches_per_image
+        share = batch // world_size
+        self._mine = np.arange(rank * share, (rank + 1) * share, dtype=np.int64)
+
+        repeats = np.maximum(1, np.rint(self._heights * self._widths * scale**2 / _AREA)).astype(np.int64)
+        self._entries = np.repeat(np.arange(len(repeats)), repeats)  # image of every entry
+        groups = max(1, len(self._entries) // batch)
+        self._group_starts = np.arange(groups + 1, dtype=np.int64) * len(self._entries) // groups
+        self._orders: dict[int, NDArray[np.int64]] = {}  # of the last epochs: a memory, not a state
+
+    @property
+    def epoch_length(self) -> int:
+        """Patches per epoch."""
+        return len(self._entries) * self._copies
+
+    def plan(self, step: int) -> Plan:
+        """The patches of this rank at a step; the same for every call."""
+        position = step * self._batch + self._mine
+        index = self._images(position)
+        counter = position.astype(np.uint64)
+        corner = _hash(_key(self._seed, _CORNER), counter)
+        rest = _hash(_key(self._seed, _REST), counter)
+        return Plan(
+            index=torch.from_numpy(index),
+            top=torch.from_numpy(_below(corner >> np.uint64(32), self._heights[index] - self._patch + 1)),
+            left=torch.from_numpy(_below(corner & _LOW_32, self._widths[index] - self._patch + 1)),
+            orientation=torch.from_numpy((rest & np.uint64(7)).astype(np.int64)),
+            uniform=torch.from_numpy((rest >> np.uint64(11)).astype(np.float64) * 2.0**-53),
+        )
+
+    def _images(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
+        epoch, place = np.divmod(position, self.epoch_length)
+        slot = place
+        if self._copies > 1:
+            group = np.searchsorted(self._group_starts * self._copies, place, side="right") - 1
+            start = self._group_starts[group]
+            slot = start + (place - start * self._copies) % (self._group_starts[group + 1] - start)
+        index = np.empty_like(position)
+        for e in range(int(epoch[0]), int(epoch[-1]) + 1):
+            now = epoch == e
+            index[now] = self._order(e)[slot[now]]
+        return index
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Images of an epoch: the entries, sorted by random keys."""
+        order = self._orders.get(epoch)
+        if order is None:
+            keys = _hash(_key(self._seed, _ORDER, epoch), np.arange(len(self._entries), dtype=np.uint64))
+            order = self._entries[np.argsort(keys, kind="stable")]
+            if len(self._orders) >= 2:  # a batch may lie across two epochs
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[epoch] = order
+        return order
+
+
+def window(
+    top: Tensor, left: Tensor, heights: Tensor, widths: Tensor, patch: int, context: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where to cut a patch together with context, so that a filter or a network sees no false border.
+
+    The window has `patch + 2 context` pixels a side and slides to lie inside the image: where it ends at a side of the
+    image that side is the true border, elsewhere at least `context` pixels surround the patch. An image without room
+    for it gives its whole side (the window is then `min(patch + 2 context, side)` long).
+
+    Args:
+        top, left: Corners of the patches, int64 `(B,)`.
+        heights, widths: Sizes of their images, int64 `(B,)`.
+        patch, context: In the same pixels.
+
+    Returns:
+        (window_top, window_left) in the image and (inner_top, inner_left) of the patch in the window, int64 `(B,)`.
+    """
+    window_top = _slide(top - context, heights, patch + 2 * context)
+    window_left = _slide(left - context, widths, patch + 2 * context)
+    return window_top, window_left, top - window_top, left - window_left
+
+
+def _slide(start: Tensor, sides: Tensor, length: int) -> Tensor:
+    return torch.minimum(start, sides - length).clamp(min=0)
+
+
+def _hash(key: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """64 random bits per counter: element `counter + 1` of the SplitMix64 sequence that starts at `key`."""
+    x = key + (counter + np.uint64(1)) * _GOLDEN
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+def _key(*words: int) -> NDArray[np.uint64]:
+    """One key of several numbers, as a `(1,)` array: NumPy wraps arrays silently, but warns on scalars."""
+    key = np.zeros(1, dtype=np.uint64)
+    for word in words:
+        key = _hash(key, np.array([word], dtype=np.uint64))
+    return key
+
+
+def _below(bits: NDArray[np.uint64], bound: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Integers in [0, bound) from 32 random bits, by the high half of a product; the bias is below bound / 2^32."""
+    return ((bits * bound.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)

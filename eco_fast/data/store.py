@@ -1,0 +1,240 @@
+"""The training images in memory: flat uint8 stores of HR, LR and the teacher's centroids."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from eco_kernels import bicubic_downsample
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eco_fast.data.images import crop_to_multiple, find_images, read_image
+from eco_fast.data.notes import Notes, first_names
+from eco_fast.errors import UserError
+
+Image = NDArray[np.uint8]  # (H, W, 3) RGB
+Progress = Callable[[int, int], None]  # done, total
+
+_MAX_DECODERS = 16  # threads; more do not decode faster than memory takes it
+
+
+@dataclass(frozen=True)
+class FlatImages:
+    """Images of different sizes back to back in one flat tensor: what the gather kernels read.
+
+    Image i fills `heights[i] * widths[i] * 3` bytes of `data` from `offsets[i]` on, row by row, RGB interleaved.
+    Offsets are int64 since a common training set (DF2K) has over 2^31 bytes.
+    """
+
+    data: Tensor  # uint8, 1-D
+    offsets: Tensor  # int64 (N,)
+    heights: Tensor  # int64 (N,)
+    widths: Tensor  # int64 (N,)
+
+    @classmethod
+    def empty(cls, heights: Sequence[int], widths: Sequence[int]) -> "FlatImages":
+        """Room for images of these sizes, not filled."""
+        h, w = torch.tensor(heights, dtype=torch.int64), torch.tensor(widths, dtype=torch.int64)
+        ends = torch.cumsum(h * w * 3, 0)
+        size = int(ends[-1]) if len(ends) else 0
+        return cls(torch.empty(size, dtype=torch.uint8), ends - h * w * 3, h, w)
+
+    @classmethod
+    def from_arrays(cls, arrays: list[Image], *, consume: bool = False) -> "FlatImages":
+        """Copy `(H, W, 3)` uint8 arrays into one store.
+
+        Args:
+            arrays: The images.
+            consume: Empty the list on the way, so that memory holds each image only once.
+        """
+        flat = cls.empty([a.shape[0] for a in arrays], [a.shape[1] for a in arrays])
+        if consume:
+            arrays.reverse()
+        for i in range(len(flat)):
+            flat.image(i)[:] = arrays.pop() if consume else arrays[i]
+        return flat
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def image(self, i: int) -> Image:
+        """Image i as a writable `(H, W, 3)` NumPy view; the store must be on the CPU."""
+        offset, height, width = int(self.offsets[i]), int(self.heights[i]), int(self.widths[i])
+        return self.data[offset : offset + height * width * 3].numpy().reshape(height, width, 3)
+
+    def to(self, device: torch.device | str) -> "FlatImages":
+        """The same images on another device."""
+        return FlatImages(*(t.to(device) for t in (self.data, self.offsets, self.heights, self.widths)))
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Everything patches are cut from. HR and centroid have the same sizes, LR and centroid LR the same sizes / scale."""
+
+    names: list[str]
+    hr: FlatImages
+    lr: FlatImages
+    scale: int
+    centroid: FlatImages | None = None
+    centroid_lr: FlatImages | None = None
+    notes: Notes = field(default_factory=Notes)
+
+    def to(self, device: torch.device | str) -> "TrainingSet":
+        """The same set on another device."""
+        return replace(
+            self,
+            hr=self.hr.to(device),
+            lr=self.lr.to(device),
+            centroid=None if self.centroid is None else self.centroid.to(device),
+            centroid_lr=None if self.centroid_lr is None else self.centroid_lr.to(device),
+        )
+
+
+def bicubic_lr(image: Image, scale: int) -> Image:
+    """The exact 8-bit LR (MATLAB bicubic, mirrored border) of a whole `(H, W, 3)` uint8 image with sides divisible by scale."""
+    nchw = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    return bicubic_downsample(nchw, scale, rounding="matlab")[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def load_training_set(
+    paths: Sequence[Path],
+    scale: int,
+    patch: int,
+    *,
+    lr_dir: Path | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> TrainingSet:
+    """Decode the training images and make their LR.
+
+    HR is cropped to a multiple of the scale. LR is the exact 8-bit bicubic of the whole image, or comes from `lr_dir`.
+    An image that holds no patch is left out. Both are noted.
+
+    Args:
+        paths: Folders of HR images or `.txt` lists (see `find_images`); an image named twice is taken once. Of a
+            folder with `HR` and `LR*` inside, the usual layout of published sets, only `HR` is read.
+        scale: 2, 3 or 4.
+        patch: Side of the patches, LR pixels.
+        lr_dir: The user's own LR images: NAME or NAMEx{scale} with any image extension, in it or in its X{scale}.
+        strict: Make converted and left-out images an error.
+        progress: Called with (done, total) after every image.
+
+    Raises:
+        UserError: Paths or images are missing or unreadable, LR does not fit HR, no image holds a patch, or, under
+            `strict`, an image was converted or left out.
+    """
+    files = _unique(file for path in paths for file in find_images(_hr_folder(Path(path))))
+    if not files:
+        raise UserError("no training images are named; give at least one folder")
+    lr_files = None if lr_dir is None else _pair(files, Path(lr_dir), scale)
+    notes = Notes()
+    names: list[str] = []
+    hrs: list[Image] = []
+    lrs: list[Image] = []
+    wrong: list[str] = []
+    for done, (file, (whole, lr)) in enumerate(zip(files, _decode(files, lr_files, notes), strict=True), start=1):
+        hr = crop_to_multiple(whole, scale)
+        expected = (hr.shape[0] // scale, hr.shape[1] // scale)
+        if lr is not None and lr.shape[:2] != expected:
+            wrong.append(f"{file.name} ({_size(lr.shape)} instead of {_size(expected)})")
+        elif min(expected) < patch:
+            notes.add(f"images left out, smaller than a patch ({patch * scale} x {patch * scale})", file.name)
+        else:
+            if hr.shape != whole.shape:
+                notes.add(f"images cropped to a multiple of {scale}", file.name, tolerated=True)
+            names.append(file.name)
+            hrs.append(hr)
+            lrs.append(bicubic_lr(hr, scale) if lr is None else lr)
+        if progress is not None:
+            progress(done, len(files))
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} LR images in {lr_dir} are not their HR image's size / {scale}: {first_names(wrong)}; "
+            "remake them from these HR images, or leave the LR folder out"
+        )
+    if strict:
+        notes.raise_if_any()
+    if not names:
+        raise UserError(
+            f"none of the {len(files)} training images holds a patch of {patch * scale} x {patch * scale} pixels; "
+            "give larger images or a smaller data.patch"
+        )
+    flat_hr, flat_lr = (FlatImages.from_arrays(images, consume=True) for images in (hrs, lrs))
+    return TrainingSet(names, flat_hr, flat_lr, scale, notes=notes)
+
+
+def add_centroids(ts: TrainingSet, teacher: Callable[[Image], Image], progress: Progress | None = None) -> TrainingSet:
+    """The set with the teacher's SR of every whole LR image, and the exact 8-bit LR of that.
+
+    Whole images, in the image's own frame: a patch of the result has no seam at its edge, and a teacher need not
+    commute with flips.
+
+    Args:
+        ts: A set on the CPU.
+        teacher: `(h, w, 3)` uint8 -> `(scale h, scale w, 3)` uint8.
+        progress: Called with (done, total) after every image.
+
+    Raises:
+        UserError: The teacher is for another scale.
+    """
+    centroid = FlatImages.empty(ts.hr.heights.tolist(), ts.hr.widths.tolist())
+    centroid_lr = FlatImages.empty(ts.lr.heights.tolist(), ts.lr.widths.tolist())
+    for i in range(len(ts.names)):
+        lr = ts.lr.image(i)
+        sr = teacher(lr)
+        if sr.shape != centroid.image(i).shape:
+            raise UserError(
+                f"the teacher makes {_size(sr.shape)} of {_size(lr.shape)} pixels, which is not x{ts.scale}; "
+                f"name a teacher for x{ts.scale}"
+            )
+        centroid.image(i)[:] = sr
+        centroid_lr.image(i)[:] = bicubic_lr(sr, ts.scale)
+        if progress is not None:
+            progress(i + 1, len(ts.names))
+    return replace(ts, centroid=centroid, centroid_lr=centroid_lr)
+
+
+def _decode(files: list[Path], lr_files: list[Path] | None, notes: Notes) -> Iterator[tuple[Image, Image | None]]:
+    """HR (and LR) of every file, in order; Pillow decodes outside the GIL, so threads are enough."""
+
+    def read(i: int) -> tuple[Image, Image | None]:
+        return read_image(files[i], notes), None if lr_files is None else read_image(lr_files[i], notes)
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_DECODERS)) as pool:
+        yield from pool.map(read, range(len(files)))
+
+
+def _hr_folder(path: Path) -> Path:
+    return path / "HR" if (path / "HR").is_dir() and any(path.glob("LR*")) else path
+
+
+def _unique(files: Iterator[Path]) -> list[Path]:
+    return list({file.resolve(): file for file in reversed(list(files))}.values())[::-1]
+
+
+def _pair(files: list[Path], lr_dir: Path, scale: int) -> list[Path]:
+    """The LR file of every HR file."""
+    folder = lr_dir / f"X{scale}" if (lr_dir / f"X{scale}").is_dir() else lr_dir
+    found = find_images(folder)
+    by_stem = {file.stem: file for file in found}
+    twice = [stem for stem, n in (Counter(f.stem for f in found) + Counter()).items() if n > 1]
+    twice += [stem for stem, n in Counter(f.stem for f in files).items() if n > 1]
+    if twice:
+        raise UserError(f"LR images are paired by name, but {first_names(twice)} occur more than once; rename them")
+    pairs = {file: by_stem.get(f"{file.stem}x{scale}", by_stem.get(file.stem)) for file in files}
+    missing = [file.name for file, lr in pairs.items() if lr is None]
+    if missing:
+        raise UserError(
+            f"{len(missing)} training images have no LR image NAMEx{scale} or NAME in {folder}: {first_names(missing)}; "
+            "add them, or leave the LR folder out"
+        )
+    return [lr for lr in pairs.values() if lr is not None]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]}"

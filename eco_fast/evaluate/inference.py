@@ -1,0 +1,88 @@
+"""One image through a network, 8 bit in and 8 bit out, and the state a network is evaluated in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from eco_fast.errors import UserError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def super_resolve(
+    network: nn.Module,
+    lr: NDArray[np.uint8],
+    *,
+    precision: str = "fp32",
+    device: torch.device | str | None = None,
+) -> NDArray[np.uint8]:
+    """Super-resolve an image, in evaluation mode and without gradients; the network's own mode is restored.
+
+    Args:
+        network: Maps float (1, 3, h, w) in [0, 1] to (1, 3, scale h, scale w).
+        lr: uint8 (h, w, 3).
+        precision: "fp32" (no autocast, no TF32), "bf16" or "fp16" (autocast).
+        device: Where the network is; by default that of its first parameter.
+
+    Returns:
+        uint8 (scale h, scale w, 3): clamped and rounded half up.
+
+    Raises:
+        ValueError: `lr` is not uint8 (h, w, 3), or the precision is unknown.
+        UserError: The output is not finite.
+    """
+    if lr.dtype != np.uint8 or lr.ndim != 3 or lr.shape[2] != 3:
+        raise ValueError(f"lr must be uint8 (h, w, 3), not {lr.dtype} {lr.shape}")
+    device = device_of(network) if device is None else torch.device(device)
+    with evaluating(network, precision, device):
+        # HWC seen as NCHW is channels_last already: one copy to the device, one to float.
+        pixels = torch.from_numpy(np.require(lr, requirements=["C", "W"])).to(device)
+        sr = network(pixels.permute(2, 0, 1)[None].float().div_(255)).float()
+        if not torch.isfinite(sr).all():
+            mend = "check its weights" if precision == "fp32" else f"check its weights, or leave {precision} out"
+            raise UserError(f"the network's output is not finite; {mend}")
+        rounded = sr[0].clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)
+        return rounded.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Device of the first parameter or buffer; the CPU for a network without any."""
+    tensors = (*network.parameters(), *network.buffers())
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+@contextmanager
+def evaluating(network: nn.Module, precision: str, device: torch.device) -> Iterator[None]:
+    """Evaluation mode, inference mode and the given precision inside; everything as it was afterwards.
+
+    Modes are restored module by module: a network with a part frozen in evaluation mode keeps it.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    training = [module for module in network.modules() if module.training]
+    autocast = torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=True) if precision != "fp32" else None
+    with torch.inference_mode(), autocast or torch.autocast(device.type, enabled=False), _no_tf32():
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value

@@ -1,0 +1,135 @@
+"""Figures for people and for programs: tables, the JSON document, pictures."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from eco_fast.errors import UserError
+from eco_fast.evaluate.metrics import PROTOCOL
+from eco_fast.evaluate.pictures import save_comparison, save_curves
+from eco_fast.evaluate.run import Scores
+
+__all__ = [
+    "Row",
+    "SetScores",
+    "document",
+    "print_rows",
+    "print_scores",
+    "save_comparison",
+    "save_curves",
+    "write_document",
+]
+
+
+class Row(NamedTuple):
+    """One method in a table of several."""
+
+    label: str
+    scores: Scores
+    steps_per_second: float | None = None
+
+
+class SetScores(NamedTuple):
+    """A network and bicubic on one set."""
+
+    model: Scores
+    bicubic: Scores
+
+
+def print_rows(rows: Sequence[Row], *, title: str, console: Console | None = None) -> None:
+    """Print methods below each other, under the protocol's name; the gain is over the first row."""
+    timed = any(row.steps_per_second is not None for row in rows)
+    table = _table(title, "method", "PSNR-Y dB", "gain dB", "SSIM-Y", *(["steps/s"] if timed else []))
+    for row in rows:
+        gain = _difference(row.scores, rows[0].scores) if row is not rows[0] else ""
+        cells = [row.label, _decibel(row.scores), gain, _similarity(row.scores)]
+        if timed:
+            cells.append("" if row.steps_per_second is None else f"{row.steps_per_second:.1f}")
+        table.add_row(*cells)
+    _print(table, console)
+
+
+def print_scores(
+    results: Mapping[str, SetScores], *, model: str, scale: int, precision: str, console: Console | None = None
+) -> None:
+    """Print a network beside bicubic, one line per set, under the protocol's name."""
+    header = ("data", "images", "bicubic PSNR-Y", "SSIM-Y", f"{model} PSNR-Y", "SSIM-Y", "gain dB")
+    table = _table(f"{model} x{scale}, {precision}", *header)
+    for name, (scores, bicubic) in results.items():
+        figures = (_decibel(bicubic), _similarity(bicubic), _decibel(scores), _similarity(scores))
+        table.add_row(name, str(len(scores.names)), *figures, _difference(scores, bicubic))
+    _print(table, console)
+
+
+def document(results: Mapping[str, SetScores], *, model: str, scale: int, precision: str) -> dict[str, Any]:
+    """The figures as plain data, `{"protocol", "model", "scale", "precision", "data": {set: figures}}`.
+
+    Figures are the number of images, `psnr_y`, `ssim_y`, and the last two of bicubic under `bicubic`. JSON has no
+    infinity: the PSNR of an image that is equal to its original is None.
+    """
+    return {
+        "protocol": PROTOCOL,
+        "model": model,
+        "scale": scale,
+        "precision": precision,
+        "data": {
+            name: {"images": len(scores.names), **_means(scores), "bicubic": _means(bicubic)}
+            for name, (scores, bicubic) in results.items()
+        },
+    }
+
+
+def write_document(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON in one piece: whoever reads `path` sees the old file or the new one.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; name another file") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def _table(title: str, first: str, *figures: str) -> Table:
+    table = Table(title=title, caption=PROTOCOL, title_justify="left", caption_justify="left")
+    table.add_column(first)
+    for column in figures:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _print(table: Table, console: Console | None) -> None:
+    console = console or Console(highlight=False)
+    # A pipe has no width: numbers cut to a guessed one are worth nothing.
+    console.print(table, width=None if console.is_terminal else max(console.width, 120))
+
+
+def _means(scores: Scores) -> dict[str, float | None]:
+    return {"psnr_y": scores.psnr_y if math.isfinite(scores.psnr_y) else None, "ssim_y": scores.ssim_y}
+
+
+def _decibel(scores: Scores) -> str:
+    return f"{scores.psnr_y:.3f}"
+
+
+def _similarity(scores: Scores) -> str:
+    return "" if scores.ssim_y is None else f"{scores.ssim_y:.4f}"
+
+
+def _difference(scores: Scores, baseline: Scores) -> str:
+    gain = scores.psnr_y - baseline.psnr_y
+    return "" if math.isnan(gain) else f"{gain:+.3f}"

@@ -1,0 +1,111 @@
+"""`evaluate`: a network, or bicubic, on pairs of images."""
+
+import math
+import os
+import statistics
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from eco_fast.errors import UserError
+from eco_fast.evaluate.benchmark import Pair
+from eco_fast.evaluate.bicubic import bicubic_upsample
+from eco_fast.evaluate.inference import super_resolve
+from eco_fast.evaluate.metrics import both, psnr_y
+
+OnImage = Callable[[Pair, NDArray[np.uint8], float, float | None], None]  # pair, SR, PSNR-Y, SSIM-Y
+
+_MAX_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of one method on one set, image by image."""
+
+    names: list[str]
+    psnr: list[float]  # dB; infinite where SR equals HR
+    ssim: list[float] | None  # None: not asked for
+
+    @property
+    def psnr_y(self) -> float:
+        """Mean PSNR-Y over the images; infinite if one of them is."""
+        return statistics.fmean(self.psnr) if self.psnr else math.nan
+
+    @property
+    def ssim_y(self) -> float | None:
+        """Mean SSIM-Y over the images."""
+        return statistics.fmean(self.ssim) if self.ssim else None
+
+
+def evaluate(
+    network: nn.Module | None,
+    pairs: Sequence[Pair],
+    scale: int,
+    *,
+    ssim: bool = True,
+    precision: str = "fp32",
+    device: torch.device | str | None = None,
+    on_image: OnImage | None = None,
+) -> Scores:
+    """Super-resolve every LR image and compare with HR by the protocol of `metrics`.
+
+    The network runs in evaluation mode and gets its own mode back; random states are not touched. The figures of one
+    image are computed beside the network's work on the next ones.
+
+    Args:
+        network: Float (1, 3, h, w) in [0, 1] -> (1, 3, scale h, scale w); None is bicubic upsampling.
+        pairs: The images.
+        scale: 2, 3 or 4; also the border that is cropped.
+        ssim: Compute SSIM too.
+        precision: As in `super_resolve`.
+        device: As in `super_resolve`.
+        on_image: Called in the order of the pairs with (pair, SR uint8, PSNR-Y, SSIM-Y or None).
+
+    Raises:
+        UserError: The network makes images of another size, or values that are not finite.
+    """
+    scores = Scores([], [], [] if ssim else None)
+    waiting: deque[tuple[Pair, NDArray[np.uint8], Future[tuple[float, float | None]]]] = deque()
+
+    def finish() -> None:
+        pair, sr, future = waiting.popleft()
+        psnr, similarity = future.result()
+        scores.names.append(pair.name)
+        scores.psnr.append(psnr)
+        if scores.ssim is not None and similarity is not None:
+            scores.ssim.append(similarity)
+        if on_image is not None:
+            on_image(pair, sr, psnr, similarity)
+
+    workers = min(os.cpu_count() or 1, _MAX_WORKERS)
+    with ThreadPoolExecutor(workers) as pool:
+        for pair in pairs:
+            if network is None:
+                sr = bicubic_upsample(pair.lr, scale)
+            else:
+                sr = super_resolve(network, pair.lr, precision=precision, device=device)
+            if sr.shape != pair.hr.shape:
+                raise UserError(
+                    f"the network makes {_size(sr)} of {_size(pair.lr)} pixels, which is not x{scale}; "
+                    "evaluate it at the scale it was trained for"
+                )
+            waiting.append((pair, sr, pool.submit(_measure, sr, pair.hr, scale, ssim)))
+            if len(waiting) > workers:  # bounds the images held
+                finish()
+        while waiting:
+            finish()
+    return scores
+
+
+def _measure(sr: NDArray[np.uint8], hr: NDArray[np.uint8], border: int, ssim: bool) -> tuple[float, float | None]:
+    return both(sr, hr, border) if ssim else (psnr_y(sr, hr, border), None)
+
+
+def _size(image: NDArray[np.uint8]) -> str:
+    return f"{image.shape[1]} x {image.shape[0]}"

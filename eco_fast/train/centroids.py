@@ -1,0 +1,64 @@
+"""The cached teacher: its 8-bit SR of every whole training image, made once before training."""
+
+import statistics
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from eco_fast.config import TeacherConfig
+from eco_fast.data.store import TrainingSet, add_centroids
+from eco_fast.eco.teacher import freeze
+from eco_fast.errors import UserError
+from eco_fast.evaluate.bicubic import bicubic_upsample
+from eco_fast.evaluate.inference import super_resolve
+from eco_fast.evaluate.metrics import psnr_y
+from eco_fast.models.weights import load_network
+from eco_fast.train.display import Display
+
+_CHECKED_IMAGES = 8
+
+
+def load_teacher(config: TeacherConfig, scale: int) -> nn.Module:
+    """The teacher of a configuration, frozen.
+
+    Raises:
+        UserError: No file is named, or it holds another network or scale.
+    """
+    if config.file is None:
+        raise UserError("this mode needs a teacher; name its weights with --teacher FILE, or train with --mode vanilla")
+    return freeze(load_network(Path(config.file), name=config.name, scale=scale))
+
+
+def with_centroids(
+    images: TrainingSet, teacher: nn.Module, precision: str, device: str, display: Display
+) -> TrainingSet:
+    """Add the teacher's SR of every image, and its exact 8-bit LR; warn when the teacher is no better than bicubic."""
+    teacher = teacher.to(device)
+    with display.count("teacher") as count:
+        images = add_centroids(
+            images, lambda lr: super_resolve(teacher, lr, precision=precision, device=device), progress=count
+        )
+    ours, bicubic = teacher_margin(images)
+    if ours > bicubic:
+        display.line(f"teacher: {ours:.2f} dB PSNR-Y on training images (bicubic {bicubic:.2f} dB)")
+    else:
+        display.line(
+            f"WARNING: the teacher ({ours:.2f} dB PSNR-Y) is not better than bicubic ({bicubic:.2f} dB) on training "
+            "images; check its weights and its scale before you trust this run"
+        )
+    return images
+
+
+def teacher_margin(images: TrainingSet) -> tuple[float, float]:
+    """Mean PSNR-Y of the centroids and of bicubic upsampling on a few images spread over the set."""
+    if images.centroid is None:
+        raise ValueError("the training set has no centroids")
+    total = len(images.names)
+    chosen = np.unique(np.linspace(0, total - 1, min(total, _CHECKED_IMAGES)).astype(int))
+    ours, bicubic = [], []
+    for i in chosen:
+        hr = images.hr.image(i)
+        ours.append(psnr_y(images.centroid.image(i), hr, images.scale))
+        bicubic.append(psnr_y(bicubic_upsample(images.lr.image(i), images.scale), hr, images.scale))
+    return statistics.fmean(ours), statistics.fmean(bicubic)

@@ -1,0 +1,103 @@
+"""Checkpoints: a folder per step, written under a temporary name and renamed when it is complete."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from eco_fast.errors import UserError
+from eco_fast.models.weights import load_into, save_weights
+from eco_fast.train.step import StudentStep
+
+
+class Progress(NamedTuple):
+    """Where a checkpoint stands."""
+
+    step: int  # updates done
+    window: Tensor  # losses added up since the last line of the log, fp32, 0-dim
+    environment: Mapping[str, str]
+
+
+class Checkpoints:
+    """The checkpoints of one run: `step-00001000/` with `weights.safetensors`, `ema.safetensors`, `state.pt`."""
+
+    def __init__(self, path: Path, keep_last: int) -> None:
+        self.path = path
+        self.keep_last = keep_last
+
+    def all(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(self.path.glob("step-*"))
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return next(reversed(self.all()), None)
+
+    def save(self, state: StudentStep, progress: Progress, identity: Mapping[str, str]) -> Path:
+        """Write a checkpoint, then remove all but the last `keep_last`.
+
+        Raises:
+            UserError: The disk is full or not writable. Older checkpoints are untouched.
+        """
+        final = self.path / f"step-{progress.step:08d}"
+        temporary = self.path / f".{final.name}.tmp"
+        metadata = {**identity, "step": str(progress.step)}
+        try:
+            for unfinished in self.path.glob(".step-*.tmp"):  # left by a killed run
+                shutil.rmtree(unfinished)
+            temporary.mkdir(parents=True)
+            save_weights(temporary / "weights.safetensors", state.student.state_dict(), metadata)
+            if state.ema is not None:
+                save_weights(temporary / "ema.safetensors", state.ema.network.state_dict(), metadata)
+            _save_synced(temporary / "state.pt", {"optimizer": state.optimizer.state_dict(), **progress._asdict()})
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.replace(final)
+            _sync(self.path)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"cannot write checkpoint {final}: {reason}; make room and go on with --resume") from error
+        for old in self.all()[: -self.keep_last]:
+            shutil.rmtree(old)
+        return final
+
+    def load(self, path: Path, state: StudentStep) -> Progress:
+        """Put weights, average and optimiser state back, bit for bit.
+
+        Raises:
+            UserError: A file is damaged, or belongs to another network.
+        """
+        load_into(state.student, path / "weights.safetensors")
+        if state.ema is not None:
+            load_into(state.ema.network, path / "ema.safetensors")
+        content = _load_state(path / "state.pt")
+        state.optimizer.load_state_dict(content["optimizer"])
+        return Progress(content["step"], content["window"], content["environment"])
+
+
+def _load_state(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many types for a damaged file
+        raise UserError(f"cannot read {path}: {error}; remove its folder to resume from an older checkpoint") from error
+    return content
+
+
+def _save_synced(path: Path, content: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.save({**content, "environment": dict(content["environment"])}, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+

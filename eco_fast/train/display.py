@@ -1,0 +1,78 @@
+"""What a person sees while it runs: progress bars on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+Count = Callable[[int, int], None]
+
+_PLAIN_SECONDS = 10.0  # between two plain lines of one count
+
+
+class Display:
+    """Notes, counts and the training line, on one console."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+
+    def line(self, text: str) -> None:
+        """Print one line, whole: long lines are wrapped by the terminal, never cut or folded."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def count(self, description: str) -> Iterator[Count]:
+        """A bar for a piece of work that is counted; call the result with (done, total)."""
+        if self.console.is_terminal:
+            with self._bar() as bar:
+                task = bar.add_task(description, total=None, status="")
+                yield lambda done, total: bar.update(task, completed=done, total=total)
+            return
+        started = last = time.monotonic()
+
+        def plain(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if done == total or now - last > _PLAIN_SECONDS:
+                last = now
+                left = (now - started) * (total - done) / max(done, 1)
+                self.line(f"{description}: {done}/{total}" + (f", {left:.0f} s left" if done < total else ""))
+
+        yield plain
+
+    @contextmanager
+    def training(self, steps: int, done: int) -> Iterator[Callable[[int, str | None], None]]:
+        """The training bar; call the result with (steps done, status); a status also makes a plain line."""
+        if self.console.is_terminal:
+            with self._bar() as bar:
+                task = bar.add_task("training", total=steps, completed=done, status="")
+
+                def update(step: int, status: str | None) -> None:
+                    bar.update(task, completed=step)
+                    if status is not None:
+                        bar.update(task, status=status)
+
+                yield update
+            return
+        started = time.monotonic()
+
+        def plain(step: int, status: str | None) -> None:
+            if status is not None:
+                left = (time.monotonic() - started) * (steps - step) / max(step - done, 1)
+                self.line(f"step {step}/{steps}  {status}  ETA {left:.0f} s")
+
+        yield plain
+
+    def _bar(self) -> Progress:
+        return Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=self.console,
+            refresh_per_second=4,
+        )

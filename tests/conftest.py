@@ -1,0 +1,40 @@
+"""Fixtures that all tests share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def testdata() -> Path:
+    """The folder of real images and weights named by ECO_FAST_TESTDATA; the test is skipped without it."""
+    folder = os.environ.get("ECO_FAST_TESTDATA")
+    if not folder:
+        pytest.skip("ECO_FAST_TESTDATA does not name a folder of test data")
+    return Path(folder)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(0)
+
+
+def make_image(height: int, width: int, seed: int) -> np.ndarray:
+    """A smooth random RGB image, uint8 (height, width, 3)."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (height // 6 + 2, width // 6 + 2, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of four small PNG images."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, (height, width) in enumerate([(64, 80), (72, 64), (96, 60), (64, 64)]):
+        Image.fromarray(make_image(height, width, i)).save(folder / f"image{i}.png")
+    return folder

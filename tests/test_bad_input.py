@@ -1,0 +1,216 @@
+"""Bad input: one line that names the thing and the mend, exit code 2, nothing overwritten."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eco_fast.cli import main
+from eco_fast.models import build
+from eco_fast.models.weights import identity, save_weights
+
+TINY = ["--set", "student.options={blocks=1, channels=4}", "--set", "data.patch=12", "--set", "data.batch=2"]
+
+
+def _write_network(path: Path, name: str = "edsr-tiny", scale: int = 2) -> Path:
+    options = {"blocks": 1, "channels": 4} if name.startswith("edsr") else {}
+    save_weights(path, build(name, scale, **options).state_dict(), identity(name, options, scale))
+    return path
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]):
+    """Run a command that must fail, and return its one line."""
+
+    def run(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2, error
+        assert error.count("\n") == 1, f"more than one line: {error}"
+        assert error.startswith("error: ")
+        assert "Traceback" not in error
+        return error
+
+    return run
+
+
+def _train(out: Path, *extra: object) -> list[object]:
+    return ["train", "edsr-tiny", "--mode", "vanilla", "--steps", 2, "--out", out, *TINY, *extra]
+
+
+def test_missing_training_folder(refused, tmp_path: Path) -> None:
+    assert "no-such-folder" in refused(*_train(tmp_path / "run", "--train", tmp_path / "no-such-folder"))
+
+
+def test_empty_training_folder(refused, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused(*_train(tmp_path / "run", "--train", tmp_path / "empty"))
+
+
+def test_no_training_folder(refused, tmp_path: Path) -> None:
+    assert "--train" in refused(*_train(tmp_path / "run"))
+
+
+def test_non_image_among_images(refused, photos: Path, tmp_path: Path) -> None:
+    (photos / "thesis.pdf").write_bytes(b"%PDF")
+    assert "thesis.pdf" in refused(*_train(tmp_path / "run", "--train", photos))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a png", None])
+def test_unreadable_image(refused, photos: Path, tmp_path: Path, content: bytes | None) -> None:
+    file = photos / "image1.png"
+    file.write_bytes(file.read_bytes()[:900] if content is None else content)
+    assert "image1.png" in refused(*_train(tmp_path / "run", "--train", photos))
+
+
+def test_16_bit_image(refused, photos: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((64, 64), 40_000, dtype=np.uint16)).save(photos / "deep.png")
+    message = refused(*_train(tmp_path / "run", "--train", photos))
+    assert "deep.png" in message and "16" in message
+
+
+@pytest.mark.parametrize("fault", ["name", "size"])
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_lr_that_does_not_match_hr(refused, photos: Path, tmp_path: Path, fault: str, command: str) -> None:
+    lr = tmp_path / "lr"
+    lr.mkdir()
+    for file in photos.iterdir():
+        image = Image.open(file)
+        wrong = file.name == "image2.png"
+        size = (image.width // 2 + (wrong and fault == "size"), image.height // 2)
+        image.resize(size).save(lr / ("other.png" if wrong and fault == "name" else file.name))
+    if command == "train":
+        message = refused(*_train(tmp_path / "run", "--train", photos, "--set", f"data.train_lr={lr}"))
+    else:
+        weights = _write_network(tmp_path / "w.safetensors")
+        message = refused("eval", weights, "--data", photos, "--lr", lr)
+    assert "image2" in message
+
+
+def test_unknown_model(refused, photos: Path, tmp_path: Path) -> None:
+    message = refused(*_train(tmp_path / "run", "--train", photos, "--set", "student.name=edsr-tinny"))
+    assert "edsr-tinny" in message and "edsr-tiny" in message.replace("edsr-tinny", "")
+
+
+def test_unknown_mode(refused, photos: Path, tmp_path: Path) -> None:
+    message = refused("train", "edsr-tiny", "--mode", "ecco", "--train", photos, "--out", tmp_path / "run")
+    assert "ecco" in message and "eco-centroid" in message
+
+
+def test_unknown_key_names_the_nearest(refused, photos: Path, tmp_path: Path) -> None:
+    assert "did you mean data.batch?" in refused(*_train(tmp_path / "run", "--set", "data.bacth=3"))
+
+
+def test_missing_teacher(refused, photos: Path, tmp_path: Path) -> None:
+    message = refused(*_train(tmp_path / "run", "--train", photos, "--mode", "eco"))
+    assert "--teacher" in message
+
+
+def test_teacher_of_another_scale(refused, photos: Path, tmp_path: Path) -> None:
+    teacher = _write_network(tmp_path / "teacher.safetensors", scale=4)
+    message = refused(*_train(tmp_path / "run", "--train", photos, "--mode", "eco", "--teacher", teacher))
+    assert "teacher.safetensors" in message and "x4" in message and "x2" in message
+
+
+def test_teacher_of_another_network(refused, photos: Path, tmp_path: Path) -> None:
+    teacher = _write_network(tmp_path / "teacher.safetensors")
+    extra = ["--mode", "eco", "--teacher", teacher, "--set", "teacher.name=rlfn"]
+    message = refused(*_train(tmp_path / "run", "--train", photos, *extra))
+    assert "teacher.safetensors" in message and "rlfn" in message
+
+
+def test_checkpoint_of_another_network(refused, photos: Path, tmp_path: Path) -> None:
+    weights = _write_network(tmp_path / "w.safetensors")
+    assert "rlfn" in refused("eval", weights, "--data", photos, "--model", "rlfn")
+
+
+def test_bare_weights_of_an_unknown_network(refused, photos: Path, tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.zeros(3, 3, 3, 3)}, tmp_path / "odd.pth")
+    message = refused("eval", tmp_path / "odd.pth", "--data", photos)
+    assert "odd.pth" in message and "--model" in message
+
+
+def test_missing_checkpoint(refused, photos: Path, tmp_path: Path) -> None:
+    assert "gone.pth" in refused("eval", tmp_path / "gone.pth", "--data", photos)
+
+
+def test_output_that_cannot_be_written(refused, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    message = refused(*_train(tmp_path / "file" / "run", "--train", photos))
+    assert str(tmp_path / "file") in message and "--out" in message
+
+
+def test_resume_without_a_checkpoint(refused, photos: Path, tmp_path: Path) -> None:
+    message = refused(*_train(tmp_path / "run", "--train", photos, "--resume"))
+    assert "no checkpoint" in message and "--resume" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_run_is_not_overwritten(refused, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    main([str(a) for a in _train(out, "--train", photos)])
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert before
+    message = refused(*_train(out, "--train", photos))
+    assert "--resume" in message and "--force" in message
+    message = refused(*_train(out, "--train", photos, "--resume", "--set", "optim.lr=0.5"))
+    assert "optim.lr" in message
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    main([str(a) for a in _train(out, "--train", photos, "--force")])
+
+
+def test_force_with_bad_input_keeps_the_old_run(refused, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    main([str(a) for a in _train(out, "--train", photos)])
+    refused(*_train(out, "--train", tmp_path / "gone", "--force"))
+    assert (out / "checkpoints" / "step-00000002" / "weights.safetensors").exists()
+
+
+def test_grey_alpha_odd_sizes_and_small_images_are_noted(photos: Path, tmp_path: Path, capsys, refused) -> None:
+    Image.new("L", (64, 64), 80).save(photos / "grey.png")
+    Image.new("RGBA", (64, 64), (10, 20, 30, 128)).save(photos / "alpha.png")
+    Image.new("RGB", (65, 63)).save(photos / "odd.png")
+    for i in range(4):
+        Image.new("RGB", (16, 64)).save(photos / f"small{i}.png")
+    main([str(a) for a in _train(tmp_path / "run", "--train", photos)])
+    printed = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for name in ("grey.png", "alpha.png", "odd.png", "small0.png", "small1.png", "small2.png"):
+        assert name in printed
+    assert "small3.png" not in printed and "4 " in printed
+    assert "7 training images" in printed
+    message = refused(*_train(tmp_path / "strict", "--train", photos, "--strict"))
+    assert "png" in message
+
+
+def test_no_image_left(refused, tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "small" / "a.png")
+    assert "data.patch" in refused(*_train(tmp_path / "run", "--train", tmp_path / "small"))
+
+
+def test_loss_that_is_not_finite_keeps_the_last_checkpoint(refused, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    extra = ["--set", "optim.lr=1e30", "--set", "run.log_every=1", "--set", "optim.schedule=constant"]
+    command = _train(out, "--train", photos, *extra)
+    command[command.index("--steps") + 1] = 50
+    message = refused(*command)
+    assert "loss is" in message and "optim.lr" in message
+
+
+def test_full_disk_keeps_older_checkpoints(refused, photos: Path, tmp_path: Path, monkeypatch) -> None:
+    from eco_fast.train import checkpoint
+
+    def full(path: Path, *_: object) -> None:
+        if "00000002" in str(path):
+            raise OSError(28, "No space left on device")
+        save_weights(path, *_)
+
+    monkeypatch.setattr(checkpoint, "save_weights", full)
+    message = refused(*_train(tmp_path / "run", "--train", photos, "--set", "run.checkpoint_every=1"))
+    assert "No space left" in message and "--resume" in message
+    kept = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert kept == ["step-00000001"]
