@@ -26,7 +26,7 @@ class StudentConfig(Section):
     """The network that is trained."""
 
     name: str = "edsr-baseline"
-    options: dict[str, float] = {}  # of the network: blocks, channels, res_scale
+    options: dict[str, int | float] = {}  # of the network: blocks, channels, res_scale
     init: Path | None = None  # weights to start from
 
 

@@ -59,7 +59,7 @@ def run_demo(out: Path, *, steps: int | None = None, force: bool = False) -> Non
         rows.append(Row(label, scores, steps_per_second=rates[label]))
     print_rows(rows, title=f"held-out photographs, x{config.scale}", console=display.console)
     curves = {label: _curve(out / label / "metrics.jsonl") for label in _RUNS}
-    save_curves(out / "curves.png", curves, baseline=rows[0].scores.psnr_y)
+    save_curves(out / "curves.png", curves, baseline=("bicubic", rows[0].scores.psnr_y))
     _save_pictures(out, pairs, networks, config.scale)
     display.line(f"curves: {out / 'curves.png'}; pictures: {', '.join(str(out / f'{p.name}.png') for p in pairs)}")
 
@@ -95,4 +95,4 @@ def _save_pictures(out: Path, pairs: list[Pair], networks: dict[str, Any], scale
     for pair in pairs:
         panels = [("bicubic", bicubic_upsample(pair.lr, scale))]
         panels += [(label, super_resolve(network, pair.lr)) for label, network in networks.items()]
-        save_comparison(out / f"{pair.name}.png", [*panels, ("HR", pair.hr)])
+        save_comparison(out / f"{pair.name}.png", [*panels, ("HR", pair.hr)], border=scale)

@@ -77,7 +77,9 @@ def benchmark_name(path: Path) -> str:
 
 def _by_name(files: Sequence[Path], root: Path) -> dict[str, Path]:
     """The files by their path below `root`, or by file name for a list, without extension."""
-    names = [(file.relative_to(root) if root.is_dir() else Path(file.name)).with_suffix("").as_posix() for file in files]
+    names = [
+        (file.relative_to(root) if root.is_dir() else Path(file.name)).with_suffix("").as_posix() for file in files
+    ]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"several images in {root} are named {first_names(twice)}; rename them")
     return dict(zip(names, files, strict=True))

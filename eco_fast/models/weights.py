@@ -184,7 +184,7 @@ def _choose(shapes: Shapes, name: str | None, scale: int | None, path: Path) -> 
     if len(fits) == 1:
         return fits[0]
     if name is None:
-        raise UserError(f"{path} does not tell its network; name it with --model (one of {', '.join(names())})")
+        raise UserError(f"{path} fits none of {', '.join(names())}; give --model and --scale to see where it differs")
     if name not in names():
         raise UserError(f"unknown network {name!r}; there are {', '.join(names())}")
     raise UserError(f"{path} does not fit {name} at any scale; give the model it was trained with")
