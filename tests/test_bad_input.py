@@ -42,6 +42,12 @@ def _train(out: Path, *extra: object) -> list[object]:
     return ["train", "edsr-tiny", "--mode", "vanilla", "--steps", 2, "--out", out, *TINY, *extra]
 
 
+def _succeed(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == 0
+
+
 def test_missing_training_folder(refused, tmp_path: Path) -> None:
     assert "no-such-folder" in refused(*_train(tmp_path / "run", "--train", tmp_path / "no-such-folder"))
 
@@ -152,7 +158,7 @@ def test_resume_without_a_checkpoint(refused, photos: Path, tmp_path: Path) -> N
 
 def test_another_run_is_not_overwritten(refused, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    main([str(a) for a in _train(out, "--train", photos)])
+    _succeed(*_train(out, "--train", photos))
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert before
     message = refused(*_train(out, "--train", photos))
@@ -160,12 +166,12 @@ def test_another_run_is_not_overwritten(refused, photos: Path, tmp_path: Path) -
     message = refused(*_train(out, "--train", photos, "--resume", "--set", "optim.lr=0.5"))
     assert "optim.lr" in message
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    main([str(a) for a in _train(out, "--train", photos, "--force")])
+    _succeed(*_train(out, "--train", photos, "--force"))
 
 
 def test_force_with_bad_input_keeps_the_old_run(refused, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    main([str(a) for a in _train(out, "--train", photos)])
+    _succeed(*_train(out, "--train", photos))
     refused(*_train(out, "--train", tmp_path / "gone", "--force"))
     assert (out / "checkpoints" / "step-00000002" / "weights.safetensors").exists()
 
@@ -176,7 +182,7 @@ def test_grey_alpha_odd_sizes_and_small_images_are_noted(photos: Path, tmp_path:
     Image.new("RGB", (65, 63)).save(photos / "odd.png")
     for i in range(4):
         Image.new("RGB", (16, 64)).save(photos / f"small{i}.png")
-    main([str(a) for a in _train(tmp_path / "run", "--train", photos)])
+    _succeed(*_train(tmp_path / "run", "--train", photos))
     printed = re.sub(r"\s+", " ", capsys.readouterr().out)
     for name in ("grey.png", "alpha.png", "odd.png", "small0.png", "small1.png", "small2.png"):
         assert name in printed

@@ -42,6 +42,11 @@ def needs_teacher(mode: str) -> bool:
     return mode != "vanilla"
 
 
+def uses_alpha(mode: str) -> bool:
+    """Whether the schedule of alpha changes anything in `mode`."""
+    return mode in ("eco", "alpha-sample")
+
+
 def blend(mode: str, alpha: float, uniform: Tensor) -> Blend:
     """The weights of one batch.
 

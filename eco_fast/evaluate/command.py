@@ -15,7 +15,7 @@ from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import PRECISIONS
 from eco_fast.evaluate.report import SetScores, document, print_scores, save_comparison, write_document
 from eco_fast.evaluate.run import OnImage, evaluate
-from eco_fast.models.weights import load_network
+from eco_fast.models.weights import _weights_file, load_network, read_weights
 
 
 def evaluate_checkpoint(
@@ -53,8 +53,9 @@ def evaluate_checkpoint(
     console = Console(highlight=False)
     network = load_network(checkpoint, name=model, scale=scale)
     scale = int(network.scale)  # type: ignore[arg-type]
-    network = network.to("cuda" if torch.cuda.is_available() else "cpu", memory_format=torch.channels_last)
-    label = model or type(network).__name__
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    label = model or _name_in(checkpoint) or type(network).__name__.lower()
     results: dict[str, SetScores] = {}
     for name, pairs in _load(data, scale, lr_dir, strict, console).items():
         draw = None if pictures is None else _drawing(pictures / name, label, scale)
@@ -65,6 +66,11 @@ def evaluate_checkpoint(
     if json_file is not None:
         write_document(json_file, document(results, model=label, scale=scale, precision=precision))
     return results
+
+
+def _name_in(checkpoint: Path) -> str | None:
+    """The network's name in the header of a file written here."""
+    return read_weights(_weights_file(checkpoint))[1].get("model")
 
 
 def _load(

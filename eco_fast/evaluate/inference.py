@@ -64,8 +64,8 @@ def evaluating(network: nn.Module, precision: str, device: torch.device) -> Iter
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     training = [module for module in network.modules() if module.training]
-    autocast = torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=True) if precision != "fp32" else None
-    with torch.inference_mode(), autocast or torch.autocast(device.type, enabled=False), _no_tf32():
+    low = None if precision == "fp32" else PRECISIONS[precision]
+    with torch.inference_mode(), torch.autocast(device.type, dtype=low, enabled=low is not None), _no_tf32():
         for module in training:
             module.training = False
         try:
@@ -77,12 +77,10 @@ def evaluating(network: nn.Module, precision: str, device: torch.device) -> Iter
 
 @contextmanager
 def _no_tf32() -> Iterator[None]:
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = False
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
+        matmul.allow_tf32, cudnn.allow_tf32 = before

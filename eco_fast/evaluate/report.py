@@ -45,14 +45,14 @@ class SetScores(NamedTuple):
 def print_rows(rows: Sequence[Row], *, title: str, console: Console | None = None) -> None:
     """Print methods below each other, under the protocol's name; the gain is over the first row."""
     timed = any(row.steps_per_second is not None for row in rows)
-    table = _table(title, "method", "PSNR-Y dB", "gain dB", "SSIM-Y", *(["steps/s"] if timed else []))
+    table = _table("method", "PSNR-Y dB", "gain dB", "SSIM-Y", *(["steps/s"] if timed else []))
     for row in rows:
         gain = _difference(row.scores, rows[0].scores) if row is not rows[0] else ""
         cells = [row.label, _decibel(row.scores), gain, _similarity(row.scores)]
         if timed:
             cells.append("" if row.steps_per_second is None else f"{row.steps_per_second:.1f}")
         table.add_row(*cells)
-    _print(table, console)
+    _print(title, table, console)
 
 
 def print_scores(
@@ -60,11 +60,11 @@ def print_scores(
 ) -> None:
     """Print a network beside bicubic, one line per set, under the protocol's name."""
     header = ("data", "images", "bicubic PSNR-Y", "SSIM-Y", f"{model} PSNR-Y", "SSIM-Y", "gain dB")
-    table = _table(f"{model} x{scale}, {precision}", *header)
+    table = _table(*header)
     for name, (scores, bicubic) in results.items():
         figures = (_decibel(bicubic), _similarity(bicubic), _decibel(scores), _similarity(scores))
         table.add_row(name, str(len(scores.names)), *figures, _difference(scores, bicubic))
-    _print(table, console)
+    _print(f"{model} x{scale}, {precision}", table, console)
 
 
 def document(results: Mapping[str, SetScores], *, model: str, scale: int, precision: str) -> dict[str, Any]:
@@ -104,16 +104,18 @@ def write_document(path: Path, content: Mapping[str, Any]) -> None:
             temporary.unlink()
 
 
-def _table(title: str, first: str, *figures: str) -> Table:
-    table = Table(title=title, caption=PROTOCOL, title_justify="left", caption_justify="left")
+def _table(first: str, *figures: str) -> Table:
+    table = Table()
     table.add_column(first)
     for column in figures:
         table.add_column(column, justify="right")
     return table
 
 
-def _print(table: Table, console: Console | None) -> None:
+def _print(title: str, table: Table, console: Console | None) -> None:
     console = console or Console(highlight=False)
+    # Not the table's own title, which would be folded to the table's width.
+    console.print(f"{title}\n{PROTOCOL}", markup=False, soft_wrap=True)
     # A pipe has no width: numbers cut to a guessed one are worth nothing.
     console.print(table, width=None if console.is_terminal else max(console.width, 120))
 

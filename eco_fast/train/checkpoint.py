@@ -83,7 +83,8 @@ def _load_state(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types for a damaged file
-        raise UserError(f"cannot read {path}: {error}; remove its folder to resume from an older checkpoint") from error
+        reason = type(error).__name__
+        raise UserError(f"{path} is damaged ({reason}); remove its folder to resume from an older checkpoint") from error
     return content
 
 

@@ -52,7 +52,7 @@ def describe(run: RunConfig) -> dict[str, str]:
     device = torch.cuda.get_device_name() if run.device == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
         "eco-fast": eco_fast.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "machine": platform.machine(),
         "device": f"{run.device} {device}",
         "threads": str(run.threads),

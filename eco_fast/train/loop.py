@@ -17,7 +17,7 @@ from eco_fast.data.notes import Notes
 from eco_fast.data.sampler import Sampler
 from eco_fast.data.store import TrainingSet, load_training_set
 from eco_fast.eco.alpha import make_schedule
-from eco_fast.eco.objective import blend, needs_teacher
+from eco_fast.eco.objective import blend, needs_teacher, uses_alpha
 from eco_fast.eco.teacher import refuse_shared_storage
 from eco_fast.errors import Stopped, UserError
 from eco_fast.evaluate.benchmark import Pair, load_benchmark
@@ -201,15 +201,14 @@ class _Loop:
             "kind": "train",
             "step": done,
             "loss": loss,
-            "alpha": self.alpha((done - 1) / run.steps),
             "lr": learning_rate(done - 1, run.steps, self.config.optim),
         }
-        rate = clock.lap(done)
-        self.folder.log({**record, "patches_per_second": rate * self.config.data.batch, "time": time.time()})
-        return (
-            f"loss {loss:.4f}  alpha {record['alpha']:.3f}  lr {record['lr']:.2e}  "
-            f"{rate * self.config.data.batch:.0f} patches/s"
-        )
+        if uses_alpha(self.config.mode):
+            record["alpha"] = self.alpha((done - 1) / run.steps)
+        rate = clock.lap(done) * self.config.data.batch
+        self.folder.log({**record, "patches_per_second": rate, "time": time.time()})
+        alpha = f"alpha {record['alpha']:.3f}  " if "alpha" in record else ""
+        return f"loss {loss:.4f}  {alpha}lr {record['lr']:.2e}  {rate:.0f} patches/s"
 
     def _validate(self, done: int) -> None:
         ema = self.state.ema

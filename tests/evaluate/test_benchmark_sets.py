@@ -58,7 +58,7 @@ def test_missing_lr_images(photos: Path, tmp_path: Path) -> None:
     lr = _halved(photos, tmp_path / "lr")
     (lr / "image1.png").unlink()
     (lr / "image3.png").rename(lr / "other.png")
-    with pytest.raises(UserError, match="2 of 4 HR images .*image1, image3"):
+    with pytest.raises(UserError, match=r"2 of 4 HR images .*image1, image3"):
         load_benchmark(photos, 2, lr, Notes())
 
 

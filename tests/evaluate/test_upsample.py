@@ -10,17 +10,19 @@ from eco_fast.evaluate.benchmark import load_benchmark
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.run import evaluate
 
-# PSNR-Y as published; SSIM-Y to the digits in which this protocol (floating-point luma) gives it.
-SET5 = {2: (33.66, 33.68, 0.9303), 3: (30.39, 30.41, 0.8689), 4: (28.42, 28.43, 0.8111)}
+# Published PSNR-Y and SSIM-Y, and the SSIM-Y that this protocol gives: up to 0.0008 more. Rounding the luma to 8 bit
+# takes it away (0.9292, 0.8678, 0.8101), so the published figures were probably measured on 8-bit luma.
+SET5 = {2: (33.66, 33.68, 0.9299, 0.9303), 3: (30.39, 30.41, 0.8682, 0.8689), 4: (28.42, 28.43, 0.8104, 0.8111)}
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_set5_baseline(testdata: Path, scale: int) -> None:
-    low, high, ssim = SET5[scale]
+    low, high, published, ours = SET5[scale]
     scores = evaluate(None, load_benchmark(testdata / "Set5", scale, None, Notes()), scale)
     assert sorted(scores.names) == ["baby", "bird", "butterfly", "head", "woman"]
     assert low <= scores.psnr_y <= high
-    assert scores.ssim_y == pytest.approx(ssim, abs=5e-5)
+    assert scores.ssim_y == pytest.approx(published, abs=1e-3)
+    assert scores.ssim_y == pytest.approx(ours, abs=5e-5)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])

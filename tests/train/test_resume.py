@@ -29,10 +29,10 @@ def _command(photos: Path, teacher: Path, out: Path, precision: str, *extra: str
         f"run.precision={precision}",
     ]
     command = [sys.executable, "-m", "eco_fast", "train", "edsr-tiny", "--mode", "eco", "--steps", str(STEPS)]
-    command += ["--train", str(photos), "--valid", str(photos), "--teacher", str(teacher), "--out", str(out), *extra]
+    command += ["--train", str(photos), "--valid", str(photos), "--teacher", str(teacher), "--out", str(out)]
     for setting in settings:
         command += ["--set", setting]
-    return command
+    return [*command, *extra]
 
 
 def _steps_logged(run: Path) -> int:
