@@ -1,0 +1,374 @@
+"""The exact bicubic as two Triton kernels: along the height into a turned scratch image, then along the width.
+
+Both passes read 16 bytes at a time along the axis that they do not filter, so a border costs arithmetic on one row
+number and never narrows a load. For that the scratch image lies turned: columns outside, rows inside, padded to 16 rows.
+
+A *plane* is what is filtered as one image: an image with its `C` channels interleaved (channels_last), or one channel
+of it with `C = 1` (NCHW). A *line* holds the `W * C` values of a plane's row.
+
+Bytes, for an input of N elements of b bytes: N b read (the rows at a tile's rim again, from the cache), N / s of scratch
+written and read (4 N / s with rounding "none"), N b / s^2 written.
+
+Rounding is part of the contract, so no product and sum may be fused unless `tl.fma` says so: every launch passes
+`enable_fp_fusion=False`. Rounding half up is a sum with 2^23, after which the last bits of the fp32 number are the
+whole number; a factor 1 + 2^-21 moves ties, and only ties, upwards. Both factors in use are tested for every input.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from eco_kernels.bicubic import DIVISOR, FIRST_TAP, TAPS
+
+ROWS = tl.constexpr(16)
+"""Output rows of a tile in both kernels: 16 bytes of a scratch column."""
+COLUMNS = tl.constexpr(32)
+"""Output values of a line in a tile of the second kernel: one per lane of a warp."""
+_NUM_WARPS = 1
+_OPTIONS = {"enable_fp_fusion": False}
+
+_BIAS = tl.constexpr(2.0**23)
+_TIES_UP = tl.constexpr(1 + 2.0**-21)
+# 1/255 in two parts. A product of the first, of 16 bits, with an 8-bit value is exact: the sum is q / 255 rounded once.
+_UNIT_HIGH = tl.constexpr(32897 / 2.0**23)
+_UNIT_LOW = tl.constexpr(1 / 255 - 32897 / 2.0**23)
+
+
+@triton.jit
+def reflect(position, size, SYMMETRIC: tl.constexpr):
+    """Map positions into `0 .. size - 1`: mirrored as often as an image smaller than the filter needs, or clamped."""
+    if SYMMETRIC:
+        position = tl.maximum(position, -1 - position)
+        position = tl.minimum(position, 2 * size - 1 - position)
+        position = tl.maximum(position, -1 - position)
+    else:
+        position = tl.maximum(position, 0)
+    # Also keeps lanes beyond the image, whose results nobody stores, from reading outside.
+    return tl.minimum(position, size - 1)
+
+
+@triton.jit
+def half_up(value, FACTOR: tl.constexpr):
+    """2^23 plus `value * FACTOR` rounded half up, fp32; the product lies in 0 .. 255."""
+    return tl.fma(value, FACTOR * _TIES_UP, _BIAS)
+
+
+@triton.jit
+def sum_to_8_bit(total, DIVISOR: tl.constexpr):
+    """2^23 plus a sum of taps times 8-bit values over the divisor, rounded and clamped to 8 bit, fp32."""
+    total = tl.minimum(tl.maximum(total, 0), 255 * DIVISOR)
+    return half_up(total.to(tl.float32), 1.0 / DIVISOR)
+
+
+@triton.jit
+def low_byte(biased):
+    """The 8-bit number that was rounded into 2^23 + number."""
+    return biased.to(tl.int32, bitcast=True).to(tl.uint8)
+
+
+@triton.jit
+def unit(whole):
+    """`whole / 255` rounded once, for whole fp32 numbers 0 .. 255."""
+    return tl.fma(whole, _UNIT_HIGH, whole * _UNIT_LOW)
+
+
+@triton.jit
+def image_to_8_bit(value):
+    """Whole fp32 numbers 0 .. 255 of a float image in [0, 1]: clamp, times 255 in fp32, round half up."""
+    if value.dtype == tl.float32:
+        value = tl.minimum(tl.maximum(value, 0.0), 1.0) * 255.0
+        whole = (value + _BIAS) - _BIAS
+        # The sum rounds ties to even; those that went down come up again.
+        return tl.where(value - whole == 0.5, whole + 1.0, whole)
+    value = tl.minimum(tl.maximum(value.to(tl.float32), 0.0), 1.0)
+    return half_up(value, 255.0) - _BIAS
+
+
+@triton.jit
+def add_tap(total, value, TAP: tl.constexpr):
+    """`total + TAP * value`: whole numbers stay whole, fp32 is rounded once."""
+    if total.dtype == tl.int32:
+        return total + value * TAP
+    return tl.fma(value, TAP * 1.0, total)
+
+
+@triton.jit
+def add_row(totals, value, NUMBER: tl.constexpr, SCALE: tl.constexpr, TAPS: tl.constexpr):
+    """Add input row `NUMBER` to those of 4 adjacent outputs that it is a part of."""
+    result = ()
+    for output in tl.static_range(4):
+        if NUMBER >= SCALE * output and NUMBER < SCALE * output + len(TAPS):
+            result = result + (add_tap(totals[output], value, TAPS[NUMBER - SCALE * output]),)
+        else:
+            result = result + (totals[output],)
+    return result
+
+
+@triton.jit
+def finish_rows(total, kind: tl.constexpr, FACTOR: tl.constexpr, DIVISOR: tl.constexpr):
+    """The sum of a filtered row as it is stored: 8 bit, or fp32 times a factor."""
+    if kind == tl.uint8:
+        return low_byte(sum_to_8_bit(total, DIVISOR))
+    return total.to(tl.float32) * FACTOR
+
+
+@triton.jit
+def _vertical_kernel(
+    x,
+    scratch,
+    top,
+    height,
+    row_tiles,
+    line_units,
+    image_units,
+    channel_units,
+    row_units,
+    PLANES: tl.constexpr,
+    UNIT: tl.constexpr,
+    SCALE: tl.constexpr,
+    TAPS: tl.constexpr,
+    FIRST: tl.constexpr,
+    DIVISOR: tl.constexpr,
+    SYMMETRIC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Downscale along the height.
+
+    One program makes 16 output rows of `BLOCK` values of a line; a thread makes 4 adjacent rows of its values, so that
+    an input value is read and converted once for them.
+
+    Args:
+        x: uint8, fp16, bf16 or fp32; strides `image_units`, `channel_units` and `row_units` (times `UNIT`), lines dense.
+        scratch: uint8 (sums rounded to 8 bit) or fp32 (not rounded), (planes, line, 16 * row_tiles), dense.
+        top: int (images,), first output row of each image; None means 0.
+        height: input rows.
+        row_tiles: programs along the output rows of a plane.
+        line_units: values of a line, in units of `UNIT`.
+        PLANES: planes per image.
+        UNIT: power of two up to 16 that divides the line and the strides; known here, it allows wide loads.
+    """
+    EXACT: tl.constexpr = scratch.dtype.element_ty == tl.uint8
+    BYTES: tl.constexpr = x.dtype.element_ty == tl.uint8
+    plane = tl.program_id(0) // row_tiles
+    tile = tl.program_id(0) % row_tiles
+    image = plane // PLANES
+    line = line_units * UNIT
+    first_row = tile * ROWS
+    if top is not None:
+        first_row += tl.load(top + image).to(tl.int32)
+
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    group = tl.arange(0, ROWS // 4)[:, None]
+    source = x + image.to(tl.int64) * image_units * UNIT + (plane % PLANES) * channel_units * UNIT + column[None, :]
+    start = SCALE * (first_row + 4 * group) + FIRST
+    zero = tl.zeros((ROWS // 4, BLOCK), tl.int32 if BYTES else tl.float32)
+    totals = (zero, zero, zero, zero)
+    for number in tl.static_range(3 * SCALE + len(TAPS)):
+        row = reflect(start + number, height, SYMMETRIC)
+        value = tl.load(source + row * (row_units * UNIT), mask=column[None, :] < line, other=0)
+        if BYTES:
+            value = value.to(tl.int32)
+        elif EXACT:
+            value = image_to_8_bit(value)
+        else:
+            value = value.to(tl.float32)
+        totals = add_row(totals, value, number, SCALE, TAPS)
+
+    kind: tl.constexpr = scratch.dtype.element_ty
+    FACTOR: tl.constexpr = 1.0 / (DIVISOR * 255) if BYTES else 1.0 / DIVISOR
+    even = tl.join(finish_rows(totals[0], kind, FACTOR, DIVISOR), finish_rows(totals[2], kind, FACTOR, DIVISOR))
+    odd = tl.join(finish_rows(totals[1], kind, FACTOR, DIVISOR), finish_rows(totals[3], kind, FACTOR, DIVISOR))
+    rows = tl.reshape(tl.join(even, odd), (ROWS // 4, BLOCK, 4))
+    turned = tl.reshape(tl.permute(rows, (1, 0, 2)), (BLOCK, ROWS))
+    pitch = row_tiles * ROWS
+    target = scratch + plane.to(tl.int64) * line * pitch + tile * ROWS
+    target += column[:, None] * pitch + tl.arange(0, ROWS)[None, :]
+    tl.store(target, turned, mask=column[:, None] < line)
+
+
+@triton.jit
+def filter_columns(
+    scratch,
+    column,
+    channel,
+    row,
+    width,
+    pitch,
+    CHANNELS: tl.constexpr,
+    SCALE: tl.constexpr,
+    TAPS: tl.constexpr,
+    FIRST: tl.constexpr,
+    SYMMETRIC: tl.constexpr,
+):
+    """Sums of taps times scratch values, `(columns, rows)`, int32 or fp32, for output columns in the plane's frame."""
+    EXACT: tl.constexpr = scratch.dtype.element_ty == tl.uint8
+    total = tl.zeros((COLUMNS, ROWS), tl.int32 if EXACT else tl.float32)
+    start = SCALE * column + FIRST
+    for number in tl.static_range(len(TAPS)):
+        if TAPS[number] != 0:
+            position = reflect(start + number, width, SYMMETRIC) * CHANNELS + channel
+            value = tl.load(scratch + position[:, None] * pitch + row[None, :])
+            if EXACT:
+                value = value.to(tl.int32)
+            total = add_tap(total, value, TAPS[number])
+    return total
+
+
+@triton.jit
+def _horizontal_kernel(
+    scratch,
+    out,
+    width,
+    rows,
+    row_tiles,
+    column_tiles,
+    CHANNELS: tl.constexpr,
+    SCALE: tl.constexpr,
+    TAPS: tl.constexpr,
+    FIRST: tl.constexpr,
+    DIVISOR: tl.constexpr,
+    SYMMETRIC: tl.constexpr,
+):
+    """Downscale along the width and turn back. One program makes 16 rows of 32 values of a line.
+
+    Args:
+        scratch: uint8 or fp32 (planes, width * CHANNELS, 16 * row_tiles), dense.
+        out: uint8, fp16, bf16 or fp32 (planes, rows, width / SCALE * CHANNELS), dense.
+        width: input pixels of a row.
+        rows: output rows.
+        row_tiles, column_tiles: programs along the rows and along the lines of a plane.
+    """
+    EXACT: tl.constexpr = scratch.dtype.element_ty == tl.uint8
+    plane = (tl.program_id(0) // column_tiles).to(tl.int64)
+    place = tl.program_id(0) % column_tiles * COLUMNS + tl.arange(0, COLUMNS)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    pitch = row_tiles * ROWS
+    line = width // SCALE * CHANNELS
+
+    total = filter_columns(
+        scratch + plane * (width * CHANNELS * pitch),
+        place // CHANNELS,
+        place % CHANNELS,
+        row,
+        width,
+        pitch,
+        CHANNELS,
+        SCALE,
+        TAPS,
+        FIRST,
+        SYMMETRIC,
+    )
+    if not EXACT:
+        result = total * (1.0 / DIVISOR)
+    elif out.dtype.element_ty == tl.uint8:
+        result = low_byte(sum_to_8_bit(total, DIVISOR))
+    else:
+        result = unit(sum_to_8_bit(total, DIVISOR) - _BIAS)
+    target = out + plane * (rows * line) + row[:, None] * line + place[None, :]
+    tl.store(target, tl.trans(result).to(out.dtype.element_ty), mask=(row[:, None] < rows) & (place[None, :] < line))
+
+
+class Layout(NamedTuple):
+    """How the planes of an image batch lie in memory."""
+
+    planes: int
+    """Planes per image: 1 for channels_last, else the channels."""
+    channels: int
+    """Values per pixel of a plane."""
+    units: tuple[int, int, int, int]
+    """Length of a line, then strides of image, plane and row, in units of `unit` elements."""
+    unit: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Layout | None":
+        """The layout of `(B, C, H, W)`; None unless its lines are dense, as NCHW, channels_last and cut-outs have them."""
+        _, channels, _, width = x.shape
+        image, plane, row, pixel = x.stride()
+        if plane == 1 and pixel == channels:
+            strides = (width * channels, image, 0, row)
+            return cls(1, channels, *_in_units(strides))
+        if pixel == 1:
+            return cls(channels, 1, *_in_units((width, image, plane, row)))
+        return None
+
+
+def _in_units(lengths: tuple[int, int, int, int]) -> tuple[tuple[int, int, int, int], int]:
+    unit = next(unit for unit in (16, 8, 4, 2, 1) if all(length % unit == 0 for length in lengths))
+    line, image, plane, row = (length // unit for length in lengths)
+    return (line, image, plane, row), unit
+
+
+def filter_constants(scale: int, border: str) -> dict[str, Any]:
+    """The constexprs that both kernels share."""
+    return {
+        "SCALE": scale,
+        "TAPS": TAPS[scale],
+        "FIRST": FIRST_TAP[scale],
+        "SYMMETRIC": border == "symmetric",
+    }
+
+
+def block(dtype: torch.dtype) -> int:
+    """Values of a line per program of the first kernel: 16 bytes for each of the 8 threads that share a row."""
+    return 128 // dtype.itemsize
+
+
+def launch_vertical(
+    x: Tensor, layout: Layout, scale: int, rounding: str, border: str, top: Tensor | None, rows: int
+) -> Tensor:
+    """Allocate the scratch image, `(planes, line, rows up to a multiple of 16)`, and run the first kernel."""
+    line = layout.units[0] * layout.unit
+    row_tiles = triton.cdiv(rows, ROWS.value)
+    shape = (len(x) * layout.planes, line, row_tiles * ROWS.value)
+    scratch = torch.empty(shape, dtype=torch.uint8 if rounding == "matlab" else torch.float32, device=x.device)
+    columns = block(x.dtype)
+    _vertical_kernel[(shape[0] * row_tiles, triton.cdiv(line, columns))](
+        x,
+        scratch,
+        top,
+        x.shape[2],
+        row_tiles,
+        *layout.units,
+        PLANES=layout.planes,
+        UNIT=layout.unit,
+        DIVISOR=DIVISOR[scale],
+        BLOCK=columns,
+        **filter_constants(scale, border),
+        num_warps=_NUM_WARPS,
+        **_OPTIONS,
+    )
+    return scratch
+
+
+def launch_bicubic_downsample(x: Tensor, scale: int, rounding: str, border: str) -> Tensor:
+    """See `eco_kernels.bicubic_downsample`. Two launches; images with other than dense lines are copied first."""
+    layout = Layout.of(x)
+    if layout is None:
+        x = x.contiguous()
+        layout = Layout.of(x)
+    assert layout is not None
+    batch, channels, height, width = x.shape
+    rows, columns = height // scale, width // scale
+    interleaved = torch.channels_last if layout.planes == 1 else torch.contiguous_format
+    out = torch.empty((batch, channels, rows, columns), dtype=x.dtype, device=x.device, memory_format=interleaved)
+    scratch = launch_vertical(x, layout, scale, rounding, border, None, rows)
+    row_tiles = triton.cdiv(rows, ROWS.value)
+    column_tiles = triton.cdiv(columns * layout.channels, COLUMNS.value)
+    _horizontal_kernel[(len(scratch) * column_tiles, row_tiles)](
+        scratch,
+        out,
+        width,
+        rows,
+        row_tiles,
+        column_tiles,
+        CHANNELS=layout.channels,
+        DIVISOR=DIVISOR[scale],
+        **filter_constants(scale, border),
+        num_warps=_NUM_WARPS,
+        **_OPTIONS,
+    )
+    return out
