@@ -43,8 +43,8 @@ def clip_gradients(parameters: list[nn.Parameter], config: OptimConfig) -> None:
 class Ema:
     """Exponential moving average of a network's weights, in one foreach operation.
 
-    The first update copies: an average that starts at the random initial weights would carry them for thousands of
-    steps.
+    The decay rises as `step / (step + 10)` to its full value. So the first update copies, and the random initial
+    weights do not weigh on the average for thousands of steps.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -54,9 +54,6 @@ class Ema:
         self._source: list[Tensor] = list(network.parameters())
 
     @torch.no_grad()
-    def update(self, first: bool) -> None:
-        """Move the average towards the current weights, or copy them when `first`."""
-        if first:
-            torch._foreach_copy_(self._average, self._source)
-        else:
-            torch._foreach_lerp_(self._average, self._source, 1.0 - self.decay)
+    def update(self, step: int) -> None:
+        """Move the average towards the weights after update `step`, counted from 0."""
+        torch._foreach_lerp_(self._average, self._source, 1.0 - min(self.decay, step / (step + 10)))

@@ -60,5 +60,5 @@ class StudentStep:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update(first=step == 0)
+            self.ema.update(step)
         return loss

@@ -28,10 +28,10 @@ ROWS = tl.constexpr(16)
 """Output rows of a tile in both kernels: 16 bytes of a scratch column."""
 COLUMNS = tl.constexpr(32)
 """Output values of a line in a tile of the second kernel: one per lane of a warp."""
-_NUM_WARPS = 1
-_OPTIONS = {"enable_fp_fusion": False}
+NUM_WARPS = 1
+OPTIONS = {"enable_fp_fusion": False}
 
-_BIAS = tl.constexpr(2.0**23)
+BIAS = tl.constexpr(2.0**23)
 _TIES_UP = tl.constexpr(1 + 2.0**-21)
 # 1/255 in two parts. A product of the first, of 16 bits, with an 8-bit value is exact: the sum is q / 255 rounded once.
 _UNIT_HIGH = tl.constexpr(32897 / 2.0**23)
@@ -54,7 +54,7 @@ def reflect(position, size, SYMMETRIC: tl.constexpr):
 @triton.jit
 def half_up(value, FACTOR: tl.constexpr):
     """2^23 plus `value * FACTOR` rounded half up, fp32; the product lies in 0 .. 255."""
-    return tl.fma(value, FACTOR * _TIES_UP, _BIAS)
+    return tl.fma(value, FACTOR * _TIES_UP, BIAS)
 
 
 @triton.jit
@@ -81,19 +81,23 @@ def image_to_8_bit(value):
     """Whole fp32 numbers 0 .. 255 of a float image in [0, 1]: clamp, times 255 in fp32, round half up."""
     if value.dtype == tl.float32:
         value = tl.minimum(tl.maximum(value, 0.0), 1.0) * 255.0
-        whole = (value + _BIAS) - _BIAS
+        whole = (value + BIAS) - BIAS
         # The sum rounds ties to even; those that went down come up again.
         return tl.where(value - whole == 0.5, whole + 1.0, whole)
-    value = tl.minimum(tl.maximum(value.to(tl.float32), 0.0), 1.0)
-    return half_up(value, 255.0) - _BIAS
+    else:
+        value = tl.minimum(tl.maximum(value.to(tl.float32), 0.0), 1.0)
+        return half_up(value, 255.0) - BIAS
 
 
 @triton.jit
 def add_tap(total, value, TAP: tl.constexpr):
     """`total + TAP * value`: whole numbers stay whole, fp32 is rounded once."""
-    if total.dtype == tl.int32:
+    if TAP == 0:
+        return total
+    elif total.dtype == tl.int32:
         return total + value * TAP
-    return tl.fma(value, TAP * 1.0, total)
+    else:
+        return tl.fma(value, TAP * 1.0, total)
 
 
 @triton.jit
@@ -113,7 +117,8 @@ def finish_rows(total, kind: tl.constexpr, FACTOR: tl.constexpr, DIVISOR: tl.con
     """The sum of a filtered row as it is stored: 8 bit, or fp32 times a factor."""
     if kind == tl.uint8:
         return low_byte(sum_to_8_bit(total, DIVISOR))
-    return total.to(tl.float32) * FACTOR
+    else:
+        return total.to(tl.float32) * FACTOR
 
 
 @triton.jit
@@ -172,6 +177,9 @@ def _vertical_kernel(
         value = tl.load(source + row * (row_units * UNIT), mask=column[None, :] < line, other=0)
         if BYTES:
             value = value.to(tl.int32)
+            if number % 14 == 13:
+                # Keeps the compiler from starting all 28 wide loads of scale 4 at once, for which registers are short.
+                tl.debug_barrier()
         elif EXACT:
             value = image_to_8_bit(value)
         else:
@@ -267,7 +275,7 @@ def _horizontal_kernel(
     elif out.dtype.element_ty == tl.uint8:
         result = low_byte(sum_to_8_bit(total, DIVISOR))
     else:
-        result = unit(sum_to_8_bit(total, DIVISOR) - _BIAS)
+        result = unit(sum_to_8_bit(total, DIVISOR) - BIAS)
     target = out + plane * (rows * line) + row[:, None] * line + place[None, :]
     tl.store(target, tl.trans(result).to(out.dtype.element_ty), mask=(row[:, None] < rows) & (place[None, :] < line))
 
@@ -300,6 +308,16 @@ def _in_units(lengths: tuple[int, int, int, int]) -> tuple[tuple[int, int, int, 
     unit = next(unit for unit in (16, 8, 4, 2, 1) if all(length % unit == 0 for length in lengths))
     line, image, plane, row = (length // unit for length in lengths)
     return (line, image, plane, row), unit
+
+
+def dense_lines(x: Tensor) -> tuple[Tensor, Layout]:
+    """The images and their layout; a copy of them where the lines are not dense."""
+    layout = Layout.of(x)
+    if layout is None:
+        x = x.contiguous()
+        layout = Layout.of(x)
+    assert layout is not None
+    return x, layout
 
 
 def filter_constants(scale: int, border: str) -> dict[str, Any]:
@@ -338,19 +356,15 @@ def launch_vertical(
         DIVISOR=DIVISOR[scale],
         BLOCK=columns,
         **filter_constants(scale, border),
-        num_warps=_NUM_WARPS,
-        **_OPTIONS,
+        num_warps=NUM_WARPS,
+        **OPTIONS,
     )
     return scratch
 
 
 def launch_bicubic_downsample(x: Tensor, scale: int, rounding: str, border: str) -> Tensor:
     """See `eco_kernels.bicubic_downsample`. Two launches; images with other than dense lines are copied first."""
-    layout = Layout.of(x)
-    if layout is None:
-        x = x.contiguous()
-        layout = Layout.of(x)
-    assert layout is not None
+    x, layout = dense_lines(x)
     batch, channels, height, width = x.shape
     rows, columns = height // scale, width // scale
     interleaved = torch.channels_last if layout.planes == 1 else torch.contiguous_format
@@ -368,7 +382,7 @@ def launch_bicubic_downsample(x: Tensor, scale: int, rounding: str, border: str)
         CHANNELS=layout.channels,
         DIVISOR=DIVISOR[scale],
         **filter_constants(scale, border),
-        num_warps=_NUM_WARPS,
-        **_OPTIONS,
+        num_warps=NUM_WARPS,
+        **OPTIONS,
     )
     return out

@@ -1,0 +1,107 @@
+"""One update: the batch against NumPy, the average, the learning rate."""
+
+import numpy as np
+import pytest
+import torch
+from eco_kernels import eco_l1_with_grad
+from numpy.typing import NDArray
+from torch import nn
+
+from eco_fast.config import Config, OptimConfig, parse_config
+from eco_fast.data.sampler import Plan, Sampler
+from eco_fast.data.store import FlatImages, TrainingSet, bicubic_lr
+from eco_fast.eco.objective import MODES, blend
+from eco_fast.models import build
+from eco_fast.train.environment import resolve
+from eco_fast.train.optim import Ema, learning_rate
+from eco_fast.train.step import Batch, StudentStep, make_batch
+
+PATCH, BATCH = 10, 6
+
+
+def _training_set(rng: np.random.Generator, scale: int) -> TrainingSet:
+    sizes = [(14, 17), (20, 12), (10, 10)]
+    hrs = [rng.integers(0, 256, (h * scale, w * scale, 3), dtype=np.uint8) for h, w in sizes]
+    centroids = [rng.integers(0, 256, hr.shape, dtype=np.uint8) for hr in hrs]
+    stores = [FlatImages.from_arrays(list(images)) for images in (hrs, centroids)]
+    lr_stores = [FlatImages.from_arrays([bicubic_lr(image, scale) for image in images]) for images in (hrs, centroids)]
+    return TrainingSet(["a", "b", "c"], stores[0], lr_stores[0], scale, stores[1], lr_stores[1])
+
+
+def _patches(images: FlatImages, plan: Plan, scale: int) -> NDArray[np.float64]:
+    """(B, 3, P, P) float64 in [0, 1], by slicing."""
+    cut = []
+    for i, top, left, orientation in zip(*(t.tolist() for t in plan[:4]), strict=True):
+        side = PATCH * scale
+        patch = images.image(i)[top * scale : top * scale + side, left * scale : left * scale + side]
+        patch = patch[:, ::-1] if orientation & 1 else patch
+        patch = patch[::-1] if orientation & 2 else patch
+        cut.append((patch.transpose(1, 0, 2) if orientation & 4 else patch).transpose(2, 0, 1))
+    return np.stack(cut) / 255.0
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5, 1.0])
+def test_batch_and_loss_agree_with_float64(rng: np.random.Generator, scale: int, mode: str, alpha: float) -> None:
+    images = _training_set(rng, scale)
+    plan = Sampler(images.lr.heights, images.lr.widths, scale, PATCH, BATCH, seed=3).plan(2)
+    weights = blend(mode, alpha, plan.uniform)
+    batch = make_batch(images, plan, PATCH, weights)
+    a_in, a_out = (np.broadcast_to(w.double().numpy(), (BATCH,)).reshape(-1, 1, 1, 1) for w in weights[:2])
+    assert images.centroid is not None and images.centroid_lr is not None
+    x = a_in * _patches(images.lr, plan, 1) + (1 - a_in) * _patches(images.centroid_lr, plan, 1)
+    y = a_out * _patches(images.hr, plan, scale) + (1 - a_out) * _patches(images.centroid, plan, scale)
+    np.testing.assert_allclose(batch.x.numpy(), x, atol=1e-6, rtol=0)
+    assert batch.x.is_contiguous(memory_format=torch.channels_last)
+    sr = torch.from_numpy(rng.random(y.shape, dtype=np.float32))
+    loss, _ = eco_l1_with_grad(sr, batch.hr, batch.centroid, batch.alpha, scale_factor=255.0)
+    assert loss.item() / 255.0 == pytest.approx(np.abs(sr.double().numpy() - y).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("alpha", "read"), [(0.0, "centroid"), (1.0, "hr")])
+def test_images_of_weight_zero_are_not_read(rng: np.random.Generator, alpha: float, read: str) -> None:
+    images = _training_set(rng, 2)
+    plan = Sampler(images.lr.heights, images.lr.widths, 2, PATCH, BATCH, seed=3).plan(0)
+    batch = make_batch(images, plan, PATCH, blend("eco", alpha, plan.uniform))
+    assert (batch.hr is not None) == (read == "hr")
+    assert (batch.centroid is not None) == (read == "centroid")
+
+
+def _config(**optim: float) -> Config:
+    run = {"precision": "fp32", "steps": 10, "device": "cpu"}
+    return resolve(parse_config({"scale": 2, "optim": optim, "run": run}, "test"))
+
+
+def test_repeated_updates_lower_the_loss_and_move_the_average(rng: np.random.Generator) -> None:
+    torch.manual_seed(0)
+    state = StudentStep(build("edsr-tiny", 2, blocks=1, channels=8), _config(lr=1e-3, ema=0.5, clip_norm=1000.0))
+    x = torch.from_numpy(rng.random((2, 3, 8, 8), dtype=np.float32))
+    hr = torch.from_numpy(rng.integers(0, 256, (2, 3, 16, 16), dtype=np.uint8))
+    batch = Batch(x, hr, None, torch.tensor(1.0))
+    losses = [state(step, batch).item() for step in range(8)]
+    assert losses[-1] < losses[0]
+    assert state.ema is not None
+    assert not any(torch.equal(a, b) for a, b in zip(state.ema.network.parameters(), state.parameters, strict=True))
+
+
+def test_the_first_update_of_the_average_copies() -> None:
+    network = nn.Linear(3, 3)
+    ema = Ema(network, 0.9)
+    with torch.no_grad():
+        network.weight.fill_(1.0)
+    ema.update(0)
+    assert torch.equal(ema.network.weight, network.weight)
+    with torch.no_grad():
+        network.weight.fill_(2.0)
+    ema.update(10_000)
+    torch.testing.assert_close(ema.network.weight, torch.full((3, 3), 1.1))
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    config = OptimConfig(lr=1.0, warmup=4)
+    rates = [learning_rate(step, 104, config) for step in range(104)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[54] == pytest.approx(0.5)
+    assert 0 < rates[-1] < 1e-3
+    assert learning_rate(70, 104, OptimConfig(lr=1.0, schedule="constant")) == 1.0
