@@ -17,7 +17,9 @@ class PlainEdsr(nn.Module):
         super().__init__()
         self.head = nn.Conv2d(3, channels, 3, padding=1)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1))
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
+            )
             for _ in range(blocks)
         )
         self.body_end = nn.Conv2d(channels, channels, 3, padding=1)
@@ -61,7 +63,9 @@ class PlainTrainer:
 
     def step(self, alpha: float) -> float:
         """One update with alpha as the weight of the real pair; returns the loss."""
-        hr, lr, centroid, centroid_lr = (torch.stack(images) for images in zip(*map(self._sample, range(self.batch))))
+        hr, lr, centroid, centroid_lr = (
+            torch.stack(images) for images in zip(*map(self._sample, range(self.batch)), strict=True)
+        )
         x = alpha * lr + (1 - alpha) * centroid_lr
         y = alpha * hr + (1 - alpha) * centroid
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):

@@ -51,17 +51,20 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe; repeatable.")
     ] = None,
     train_dirs: Annotated[
-        list[Path] | None, typer.Option("--train", help="Folder of HR training images, or a text file of paths; repeatable.")
+        list[Path] | None,
+        typer.Option("--train", help="Folder of HR training images, or a text file of paths; repeatable."),
     ] = None,
     valid: Annotated[Path | None, typer.Option("--valid", help="Folder of HR validation images.")] = None,
-    teacher: Annotated[Path | None, typer.Option("--teacher", help="Weights, checkpoint or run of the teacher.")] = None,
-    scale: Annotated[int | None, typer.Option("--scale", help="2, 3 or 4.")] = None,
-    mode: Annotated[
-        str | None, typer.Option("--mode", help="vanilla, kd, eco-centroid, eco or alpha-sample.")
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="Weights, checkpoint or run of the teacher.")
     ] = None,
+    scale: Annotated[int | None, typer.Option("--scale", help="2, 3 or 4.")] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="vanilla, kd, eco-centroid, eco or alpha-sample.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Updates of the weights.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse images that would be converted or left out.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse images that would be converted or left out.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a run in the same folder.")] = False,
 ) -> None:

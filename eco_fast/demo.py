@@ -22,7 +22,7 @@ from eco_fast.models.weights import load_network
 from eco_fast.train.display import Display
 from eco_fast.train.loop import train
 
-_RUNS = {  # label -> settings over the recipe cpu-demo
+_RUNS: dict[str, dict[str, Any]] = {  # label -> settings over the recipe cpu-demo
     "teacher": {"mode": "vanilla", "run.seed": 1},
     "vanilla": {"mode": "vanilla"},
     "eco": {"mode": "eco"},

@@ -22,7 +22,9 @@ def test_later_sources_win(tmp_path: Path) -> None:
 
 
 def test_the_resolved_configuration_reads_back_to_the_same_values(tmp_path: Path) -> None:
-    config = load_config("edsr-tiny", ['student.options={blocks=2}', "data.train=['a', 'b']"], {"data.valid": Path("v")})
+    config = load_config(
+        "edsr-tiny", ["student.options={blocks=2}", "data.train=['a', 'b']"], {"data.valid": Path("v")}
+    )
     copy = tmp_path / "config.toml"
     copy.write_text(config_toml(config))
     assert load_config(copy) == config

@@ -1,10 +1,10 @@
 """The patches of a plan, cut from stores that lie on the device."""
 
-from eco_kernels import gather_mix, gather_patches
 from torch import Tensor
 
 from eco_fast.data.sampler import Plan
 from eco_fast.data.store import FlatImages, TrainingSet
+from eco_kernels import gather_mix, gather_patches
 
 
 def target_patches(images: FlatImages | None, plan: Plan, patch: int, scale: int = 1) -> Tensor:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from eco_kernels import bicubic_downsample
 from numpy.typing import NDArray
 from torch import Tensor
 
 from eco_fast.data.images import crop_to_multiple, find_images, read_image
 from eco_fast.data.notes import Notes, first_names
 from eco_fast.errors import UserError
+from eco_kernels import bicubic_downsample
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 Progress = Callable[[int, int], None]  # done, total

@@ -84,7 +84,9 @@ def _load_state(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types for a damaged file
         reason = type(error).__name__
-        raise UserError(f"{path} is damaged ({reason}); remove its folder to resume from an older checkpoint") from error
+        raise UserError(
+            f"{path} is damaged ({reason}); remove its folder to resume from an older checkpoint"
+        ) from error
     return content
 
 
@@ -101,4 +103,3 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-

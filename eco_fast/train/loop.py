@@ -100,7 +100,7 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display) -> 
     student = build(config.student.name, config.scale, **config.student.options)
     if config.student.init is not None:
         load_into(student, config.student.init)
-    student = student.to(device, memory_format=torch.channels_last)
+    student = student.to(device).to(memory_format=torch.channels_last)
     if needs_teacher(config.mode):
         teacher = teacher or load_teacher(config.teacher, config.scale)
         refuse_shared_storage(teacher, student)
@@ -136,9 +136,7 @@ def _resume(folder: RunFolder, state: StudentStep, config: Config, display: Disp
 class _Loop:
     """The steps of one call of `train`."""
 
-    def __init__(
-        self, config: Config, folder: RunFolder, inputs: Inputs, state: StudentStep, display: Display
-    ) -> None:
+    def __init__(self, config: Config, folder: RunFolder, inputs: Inputs, state: StudentStep, display: Display) -> None:
         self.config, self.folder, self.inputs, self.state, self.display = config, folder, inputs, state, display
         alpha = config.alpha
         self.alpha = make_schedule(alpha.schedule, shift=alpha.shift, end=alpha.end, value=alpha.value)
@@ -220,7 +218,9 @@ class _Loop:
 
     def _save(self, done: int, window: Tensor) -> None:
         if not math.isfinite(window.item()):
-            raise UserError(f"the loss is {window.item()} at step {done}; the checkpoint is not written; lower optim.lr")
+            raise UserError(
+                f"the loss is {window.item()} at step {done}; the checkpoint is not written; lower optim.lr"
+            )
         progress = Progress(done, window.cpu(), describe(self.config.run))
         self.checkpoint = self.folder.checkpoints.save(self.state, progress, self.identity)
 
@@ -267,7 +267,7 @@ def _stop_signal() -> Iterator[_Stop]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.asked = True
-        signal.signal(number, old[number])  # a second one stops at once
+        signal.signal(number, old[signal.Signals(number)])  # a second one stops at once
 
     try:
         old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

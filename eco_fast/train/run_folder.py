@@ -39,9 +39,13 @@ class RunFolder:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}; choose another folder with --out") from None
+            raise UserError(
+                f"cannot write to {self.path}: {error.strerror}; choose another folder with --out"
+            ) from None
         if occupied and not resume and not force:
-            raise UserError(f"{self.path} is not empty; continue it with --resume, replace it with --force, or choose --out")
+            raise UserError(
+                f"{self.path} is not empty; continue it with --resume, replace it with --force, or choose --out"
+            )
 
     def previous_config(self) -> Config:
         """The resolved configuration that the run was started with."""

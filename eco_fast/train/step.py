@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-from eco_kernels import eco_l1_with_grad
 from torch import Tensor, nn
 
 from eco_fast.config import Config
@@ -12,6 +11,7 @@ from eco_fast.data.sampler import Plan
 from eco_fast.data.store import TrainingSet
 from eco_fast.eco.objective import Blend
 from eco_fast.train.optim import Ema, clip_gradients, learning_rate, make_optimizer
+from eco_kernels import eco_l1_with_grad
 
 
 class Batch(NamedTuple):

@@ -15,6 +15,7 @@ whole number; a factor 1 + 2^-21 moves ties, and only ties, upwards. Both factor
 """
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from eco_kernels.bicubic import DIVISOR, FIRST_TAP, TAPS
+from eco_kernels.bicubic import DIVISOR, FIRST_TAP, ROUNDINGS, TAPS
 
 ROWS = tl.constexpr(16)
 """Output rows of a tile in both kernels: 16 bytes of a scratch column."""
@@ -177,9 +178,6 @@ def _vertical_kernel(
         value = tl.load(source + row * (row_units * UNIT), mask=column[None, :] < line, other=0)
         if BYTES:
             value = value.to(tl.int32)
-            if number % 14 == 13:
-                # Keeps the compiler from starting all 28 wide loads of scale 4 at once, for which registers are short.
-                tl.debug_barrier()
         elif EXACT:
             value = image_to_8_bit(value)
         else:
@@ -280,6 +278,22 @@ def _horizontal_kernel(
     tl.store(target, tl.trans(result).to(out.dtype.element_ty), mask=(row[:, None] < rows) & (place[None, :] < line))
 
 
+class Specialisation(NamedTuple):
+    """What the compiler needs to compile one kernel without a device, as a launch on usual sizes would have it."""
+
+    name: str
+    kernel: Any
+    signature: dict[str, str]
+    """Type of every argument in order, "constexpr" for those in `constexprs`."""
+    constexprs: dict[str, Any]
+    divisibility: dict[str, int]
+    """Arguments known to be multiples of 16: aligned pointers."""
+    num_warps: int
+    options: dict[str, Any]
+    outputs: float
+    """Values of the operation's result that one program accounts for."""
+
+
 class Layout(NamedTuple):
     """How the planes of an image batch lie in memory."""
 
@@ -330,9 +344,12 @@ def filter_constants(scale: int, border: str) -> dict[str, Any]:
     }
 
 
-def block(dtype: torch.dtype) -> int:
-    """Values of a line per program of the first kernel: 16 bytes for each of the 8 threads that share a row."""
-    return 128 // dtype.itemsize
+def block(dtype: torch.dtype, scale: int) -> int:
+    """Values of a line per program of the first kernel: 16 bytes for each of the 8 threads that share a row.
+
+    Half as many bytes for uint8 at scale 4: with 64 sums and 28 loads in flight a thread would take 168 registers.
+    """
+    return 64 if dtype == torch.uint8 and scale == 4 else 128 // dtype.itemsize
 
 
 def launch_vertical(
@@ -343,7 +360,7 @@ def launch_vertical(
     row_tiles = triton.cdiv(rows, ROWS.value)
     shape = (len(x) * layout.planes, line, row_tiles * ROWS.value)
     scratch = torch.empty(shape, dtype=torch.uint8 if rounding == "matlab" else torch.float32, device=x.device)
-    columns = block(x.dtype)
+    columns = block(x.dtype, scale)
     _vertical_kernel[(shape[0] * row_tiles, triton.cdiv(line, columns))](
         x,
         scratch,
@@ -386,3 +403,53 @@ def launch_bicubic_downsample(x: Tensor, scale: int, rounding: str, border: str)
         **OPTIONS,
     )
     return out
+
+
+POINTERS = {torch.uint8: "*u8", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+LAYOUTS = {"nchw": (3, 1), "channels_last": (1, 3)}
+"""Planes per image and values per pixel of an RGB batch."""
+
+
+def vertical_specialisation(
+    name: str, scale: int, dtype: torch.dtype, planes: int, rounding: str, top: str
+) -> Specialisation:
+    """The first kernel on 16-byte aligned lines; `top` is "*i64" or "constexpr" (whole images)."""
+    signature = {"x": POINTERS[dtype], "scratch": "*u8" if rounding == "matlab" else "*fp32", "top": top}
+    constexprs = {
+        **({"top": None} if top == "constexpr" else {}),
+        "PLANES": planes,
+        "UNIT": 16,
+        "DIVISOR": DIVISOR[scale],
+        "BLOCK": block(dtype, scale),
+        **filter_constants(scale, "symmetric"),
+    }
+    return specialisation(name, _vertical_kernel, signature, constexprs, ROWS.value * block(dtype, scale) / scale)
+
+
+def specialisation(
+    name: str, kernel: Any, types: dict[str, str], constexprs: dict[str, Any], outputs: float
+) -> Specialisation:
+    """Fill in what follows from the kernel's arguments: those not named are int32."""
+    signature = {
+        argument: "constexpr" if argument in constexprs else types.get(argument, "i32") for argument in kernel.arg_names
+    }
+    aligned = {argument: 16 for argument, kind in signature.items() if kind.startswith("*")}
+    return Specialisation(name, kernel, signature, constexprs, aligned, NUM_WARPS, dict(OPTIONS), outputs)
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """Both kernels for each scale, dtype, layout and rounding."""
+    for scale, dtype, layout, rounding in product(TAPS, POINTERS, LAYOUTS, ROUNDINGS):
+        if dtype == torch.uint8 and rounding == "none":
+            continue
+        planes, channels = LAYOUTS[layout]
+        name = f"x{scale}-{str(dtype).removeprefix('torch.')}-{layout}-{rounding}"
+        yield vertical_specialisation(f"vertical-{name}", scale, dtype, planes, rounding, "constexpr")
+        signature = {"scratch": "*u8" if rounding == "matlab" else "*fp32", "out": POINTERS[dtype]}
+        constexprs = {
+            "CHANNELS": channels,
+            "DIVISOR": DIVISOR[scale],
+            **filter_constants(scale, "symmetric"),
+        }
+        outputs = ROWS.value * COLUMNS.value
+        yield specialisation(f"horizontal-{name}", _horizontal_kernel, signature, constexprs, outputs)

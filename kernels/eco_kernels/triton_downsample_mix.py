@@ -8,27 +8,32 @@ and up to 2 s more on each side, whole window width) and `lr` on the patch, read
 image (P rows, window width, uint8 or with rounding "none" fp32) written and read once.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from itertools import product
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from eco_kernels.bicubic import DIVISOR
+from eco_kernels.bicubic import DIVISOR, ROUNDINGS, TAPS
 from eco_kernels.triton_bicubic_downsample import (
     BIAS,
     COLUMNS,
+    LAYOUTS,
     NUM_WARPS,
     OPTIONS,
+    POINTERS,
     ROWS,
-    Layout,
+    Specialisation,
     dense_lines,
     filter_columns,
     filter_constants,
     launch_vertical,
+    specialisation,
     sum_to_8_bit,
     unit,
+    vertical_specialisation,
 )
 
 
@@ -180,3 +185,39 @@ def launch_downsample_mix(
         **OPTIONS,
     )
     return out
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """Both kernels on patches for each scale, centroid dtype, layout, rounding, dtype of `lr` and of the result."""
+    for scale, dtype, layout, rounding in product(TAPS, POINTERS, LAYOUTS, ROUNDINGS):
+        planes, channels = LAYOUTS[layout]
+        name = f"x{scale}-{str(dtype).removeprefix('torch.')}-{layout}-{rounding}"
+        yield vertical_specialisation(f"vertical-patch-{name}", scale, dtype, planes, rounding, "*i64")
+    # The second kernel does not see the centroid's dtype, only the scratch image's.
+    for scale, layout, rounding, real, result in product(
+        TAPS, LAYOUTS, ROUNDINGS, (torch.uint8, torch.float32), (torch.float32, torch.bfloat16, torch.float16)
+    ):
+        planes, channels = LAYOUTS[layout]
+        kinds = "-".join(str(kind).removeprefix("torch.") for kind in (real, result))
+        signature = {
+            "scratch": "*u8" if rounding == "matlab" else "*fp32",
+            "lr": POINTERS[real],
+            "alpha": "*fp32",
+            "top": "*i64",
+            "left": "*i64",
+            "orientation": "*i64",
+            "out": POINTERS[result],
+        }
+        constexprs = {
+            "PLANES": planes,
+            "CHANNELS": channels,
+            "DIVISOR": DIVISOR[scale],
+            **filter_constants(scale, "symmetric"),
+        }
+        yield specialisation(
+            f"horizontal-mix-x{scale}-{kinds}-{layout}-{rounding}",
+            _horizontal_mix_kernel,
+            signature,
+            constexprs,
+            ROWS.value * COLUMNS.value,
+        )

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from eco_kernels import eco_l1_with_grad
 from numpy.typing import NDArray
 from torch import nn
 
@@ -15,6 +14,7 @@ from eco_fast.models import build
 from eco_fast.train.environment import resolve
 from eco_fast.train.optim import Ema, learning_rate
 from eco_fast.train.step import Batch, StudentStep, make_batch
+from eco_kernels import eco_l1_with_grad
 
 PATCH, BATCH = 10, 6
 
