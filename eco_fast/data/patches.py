@@ -59,7 +59,8 @@ def input_patches(
     """
     if needs_centroid_lr and ts.centroid_lr is None:
         raise ValueError("the training set has no centroids; make them with add_centroids")
-    used = [images for images, needed in ((ts.lr, needs_lr), (ts.centroid_lr, needs_centroid_lr)) if needed and images]
+    pair = ((ts.lr, needs_lr), (ts.centroid_lr, needs_centroid_lr))
+    used = [images for images, needed in pair if needed and images is not None]
     if not used:
         raise ValueError("an input needs LR, centroid LR or both")
     # A lone store stands in for its partner, whose weight is 0: one code path, hence the same bits on both sides of a

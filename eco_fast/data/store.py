@@ -74,7 +74,7 @@ class FlatImages:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Everything patches are cut from. HR and centroid have the same sizes, LR and centroid LR the same sizes / scale."""
+    """Everything patches are cut from: HR and centroid of the same sizes, LR and centroid LR of those / scale."""
 
     names: list[str]
     hr: FlatImages
@@ -96,7 +96,7 @@ class TrainingSet:
 
 
 def bicubic_lr(image: Image, scale: int) -> Image:
-    """The exact 8-bit LR (MATLAB bicubic, mirrored border) of a whole `(H, W, 3)` uint8 image with sides divisible by scale."""
+    """The exact 8-bit LR (MATLAB's bicubic, mirrored border) of a whole image, its sides divisible by the scale."""
     nchw = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     return bicubic_downsample(nchw, scale, rounding="matlab")[0].permute(1, 2, 0).contiguous().numpy()
 
@@ -136,13 +136,13 @@ def load_training_set(
     names: list[str] = []
     hrs: list[Image] = []
     lrs: list[Image] = []
-    wrong: list[str] = []
+    misfits: list[str] = []
     for done, (file, (whole, lr)) in enumerate(zip(files, _decode(files, lr_files, notes), strict=True), start=1):
         hr = crop_to_multiple(whole, scale)
-        expected = (hr.shape[0] // scale, hr.shape[1] // scale)
-        if lr is not None and lr.shape[:2] != expected:
-            wrong.append(f"{file.name} ({_size(lr.shape)} instead of {_size(expected)})")
-        elif min(expected) < patch:
+        size = (hr.shape[0] // scale, hr.shape[1] // scale)
+        if lr is not None and lr.shape[:2] != size:
+            misfits.append(f"{file.name} ({_size(lr.shape)} instead of {_size(size)})")
+        elif min(size) < patch:
             notes.add(f"images left out, smaller than a patch ({patch * scale} x {patch * scale})", file.name)
         else:
             if hr.shape != whole.shape:
@@ -152,18 +152,18 @@ def load_training_set(
             lrs.append(bicubic_lr(hr, scale) if lr is None else lr)
         if progress is not None:
             progress(done, len(files))
-    if wrong:
+    if misfits:
         raise UserError(
-            f"{len(wrong)} LR images in {lr_dir} are not their HR image's size / {scale}: {first_names(wrong)}; "
-            "remake them from these HR images, or leave the LR folder out"
+            f"{len(misfits)} LR images in {lr_dir} do not have the size of their HR image / {scale}: "
+            f"{first_names(misfits)}; remake them from these HR images, or leave the LR folder out"
         )
-    if strict:
-        notes.raise_if_any()
     if not names:
         raise UserError(
             f"none of the {len(files)} training images holds a patch of {patch * scale} x {patch * scale} pixels; "
             "give larger images or a smaller data.patch"
         )
+    if strict:
+        notes.raise_if_any()
     flat_hr, flat_lr = (FlatImages.from_arrays(images, consume=True) for images in (hrs, lrs))
     return TrainingSet(names, flat_hr, flat_lr, scale, notes=notes)
 
@@ -222,16 +222,15 @@ def _pair(files: list[Path], lr_dir: Path, scale: int) -> list[Path]:
     folder = lr_dir / f"X{scale}" if (lr_dir / f"X{scale}").is_dir() else lr_dir
     found = find_images(folder)
     by_stem = {file.stem: file for file in found}
-    twice = [stem for stem, n in (Counter(f.stem for f in found) + Counter()).items() if n > 1]
-    twice += [stem for stem, n in Counter(f.stem for f in files).items() if n > 1]
+    twice = [stem for side in (found, files) for stem, n in Counter(file.stem for file in side).items() if n > 1]
     if twice:
         raise UserError(f"LR images are paired by name, but {first_names(twice)} occur more than once; rename them")
     pairs = {file: by_stem.get(f"{file.stem}x{scale}", by_stem.get(file.stem)) for file in files}
     missing = [file.name for file, lr in pairs.items() if lr is None]
     if missing:
         raise UserError(
-            f"{len(missing)} training images have no LR image NAMEx{scale} or NAME in {folder}: {first_names(missing)}; "
-            "add them, or leave the LR folder out"
+            f"{len(missing)} training images have no LR image NAMEx{scale} or NAME in {folder}: "
+            f"{first_names(missing)}; add them, or leave the LR folder out"
         )
     return [lr for lr in pairs.values() if lr is not None]
 

@@ -100,7 +100,7 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display) -> 
     student = build(config.student.name, config.scale, **config.student.options)
     if config.student.init is not None:
         load_into(student, config.student.init)
-    student = student.to(device).to(memory_format=torch.channels_last)
+    student = student.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stub
     if needs_teacher(config.mode):
         teacher = teacher or load_teacher(config.teacher, config.scale)
         refuse_shared_storage(teacher, student)

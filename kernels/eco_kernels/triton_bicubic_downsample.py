@@ -344,12 +344,16 @@ def filter_constants(scale: int, border: str) -> dict[str, Any]:
     }
 
 
-def block(dtype: torch.dtype, scale: int) -> int:
+def block(dtype: torch.dtype, scale: int, rounding: str) -> int:
     """Values of a line per program of the first kernel: 16 bytes for each of the 8 threads that share a row.
 
-    Half as many bytes for uint8 at scale 4: with 64 sums and 28 loads in flight a thread would take 168 registers.
+    For uint8 that is 16 values with 64 sums per thread. With the 28 loads of scale 4 or an fp32 scratch image, each is
+    halved to stay within 128 registers (134 to 168 without).
     """
-    return 64 if dtype == torch.uint8 and scale == 4 else 128 // dtype.itemsize
+    columns = 128 // dtype.itemsize
+    if dtype == torch.uint8:
+        columns >>= (scale == 4) + (rounding == "none")
+    return columns
 
 
 def launch_vertical(
@@ -360,7 +364,7 @@ def launch_vertical(
     row_tiles = triton.cdiv(rows, ROWS.value)
     shape = (len(x) * layout.planes, line, row_tiles * ROWS.value)
     scratch = torch.empty(shape, dtype=torch.uint8 if rounding == "matlab" else torch.float32, device=x.device)
-    columns = block(x.dtype, scale)
+    columns = block(x.dtype, scale, rounding)
     _vertical_kernel[(shape[0] * row_tiles, triton.cdiv(line, columns))](
         x,
         scratch,
@@ -415,15 +419,16 @@ def vertical_specialisation(
 ) -> Specialisation:
     """The first kernel on 16-byte aligned lines; `top` is "*i64" or "constexpr" (whole images)."""
     signature = {"x": POINTERS[dtype], "scratch": "*u8" if rounding == "matlab" else "*fp32", "top": top}
+    columns = block(dtype, scale, rounding)
     constexprs = {
         **({"top": None} if top == "constexpr" else {}),
         "PLANES": planes,
         "UNIT": 16,
         "DIVISOR": DIVISOR[scale],
-        "BLOCK": block(dtype, scale),
+        "BLOCK": columns,
         **filter_constants(scale, "symmetric"),
     }
-    return specialisation(name, _vertical_kernel, signature, constexprs, ROWS.value * block(dtype, scale) / scale)
+    return specialisation(name, _vertical_kernel, signature, constexprs, ROWS.value * columns / scale)
 
 
 def specialisation(

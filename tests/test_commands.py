@@ -1,0 +1,81 @@
+"""The commands from end to end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from eco_fast import __version__
+from eco_fast.cli import main
+from eco_fast.config import load_config
+
+
+def _run(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == 0
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    _run("--version")
+    assert capsys.readouterr().out == f"eco-fast {__version__}\n"
+    _run("--help")
+    printed = capsys.readouterr().out
+    assert all(command in printed for command in ("train", "eval", "demo"))
+
+
+def test_the_module_is_the_command() -> None:
+    result = subprocess.run([sys.executable, "-m", "eco_fast", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("eco-fast ")
+
+
+@pytest.mark.parametrize("mode", ["kd", "eco-centroid", "eco", "alpha-sample"])
+def test_train_then_eval(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str) -> None:
+    common = ["--train", photos, "--valid", photos, "--set", "student.options={blocks=1, channels=4}"]
+    common += ["--set", "data.patch=12", "--set", "data.batch=2", "--steps", 6]
+    _run("train", "edsr-tiny", "--mode", "vanilla", "--out", tmp_path / "teacher", *common)
+    _run("train", "edsr-tiny", "--mode", mode, "--teacher", tmp_path / "teacher", "--out", tmp_path / "run", *common)
+    assert load_config(tmp_path / "run" / "config.toml").mode == mode
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["kind"] for record in records] == ["train", "valid"]
+    _run("eval", tmp_path / "run", "--data", photos, "--json", tmp_path / "s.json", "--pictures", tmp_path / "pictures")
+    assert "BT.601" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert (scores["model"], scores["scale"]) == ("edsr-tiny", 2)
+    figures = scores["data"]["photos"]
+    assert figures["images"] == 4
+    assert figures["psnr_y"] > 0 and 0 < figures["bicubic"]["ssim_y"] <= 1
+    assert figures["psnr_y"] == pytest.approx(records[1]["psnr_y"])  # validation is the same code
+    assert len(list((tmp_path / "pictures").rglob("*.png"))) == 4
+
+
+def test_resuming_a_finished_run_changes_nothing(photos: Path, tmp_path: Path) -> None:
+    arguments = ["--train", photos, "--mode", "vanilla", "--set", "student.options={blocks=1, channels=4}"]
+    arguments += ["--set", "data.patch=12", "--set", "data.batch=2", "--steps", 3, "--out", tmp_path / "run"]
+    _run("train", "edsr-tiny", *arguments)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    _run("train", tmp_path / "run" / "config.toml", "--resume")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_published_weights_reach_their_figures(testdata: Path, tmp_path: Path) -> None:
+    weights = testdata / "weights" / "RLFN" / "rlfn_s_x2.pth"
+    _run("eval", weights, "--model", "rlfn-s", "--data", testdata / "Set5", "--json", tmp_path / "scores.json")
+    figures = json.loads((tmp_path / "scores.json").read_text())["data"]["Set5"]
+    assert figures["psnr_y"] == pytest.approx(38.05, abs=0.01)
+    assert figures["ssim_y"] == pytest.approx(0.9607, abs=0.0005)
+    assert 33.66 <= figures["bicubic"]["psnr_y"] <= 33.68
+
+
+@pytest.mark.slow
+def test_demo_writes_table_curves_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("skimage")
+    _run("demo", "--out", tmp_path / "demo", "--steps", 20)
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("bicubic", "teacher", "vanilla", "eco", "steps/s"))
+    for name in ("curves", "chelsea", "coffee"):
+        assert Image.open(tmp_path / "demo" / f"{name}.png").width > 400
