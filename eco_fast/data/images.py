@@ -61,7 +61,7 @@ def read_image(path: Path, notes: Notes) -> NDArray[np.uint8]:
             deep = _is_deep(image)
             if not deep:
                 mode, frames = image.mode, getattr(image, "n_frames", 1)
-                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))  # a copy: PyTorch wants it writable
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read image {path}: {reason}; replace or remove it") from error
@@ -100,7 +100,7 @@ def _in_folder(folder: Path) -> list[Path]:
                 )
             found.append(Path(root, name))
     if not found:
-        raise UserError(f"no images in {folder}; put {', '.join(sorted(EXTENSIONS))} files there")
+        raise UserError(f"no images in {folder}; put PNG, JPEG, WebP, BMP or TIFF files there")
     return sorted(found)
 
 
@@ -128,7 +128,6 @@ def _in_list(listing: Path) -> list[Path]:
 def _is_deep(image: Image.Image) -> bool:
     """Whether the header says more than 8 bits per channel; Pillow would hand out the upper 8 without a word."""
     if image.format == "PNG":
-        codec_arguments = image.tile[0].args if image.tile else ""
-        return "16" in str(codec_arguments)
+        return any("16" in str(tile.args) for tile in getattr(image, "tile", ()))
     bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, 8)
     return max(np.atleast_1d(bits)) > 8 or image.mode.startswith(("I", "F"))

@@ -26,7 +26,7 @@ _ORDER, _CORNER, _REST = 1, 2, 3  # purposes: each has its own stream of numbers
 class Plan(NamedTuple):
     """The patches of one batch; int64 tensors `(B,)` except `uniform`."""
 
-    index: Tensor  # of the image
+    index: Tensor  # type: ignore[assignment]  # of the image; shadows tuple.index
     top: Tensor  # LR pixels
     left: Tensor  # LR pixels
     orientation: Tensor  # 0..7: bit 0 flips left-right, bit 1 flips up-down, then bit 2 transposes
@@ -46,7 +46,7 @@ class Sampler:
     With `patches_per_image = k > 1` an image is worth decoding once for its k patches, so they come close together but
     not in one batch: the epoch is cut into groups of B to 2B entries of the permutation, and a group is gone through
     k times in the same order. The k patches of an entry then lie in k different batches in a row (every second one at
-    most), and no batch holds an entry twice, if there are at least B entries.
+    most), and no batch holds an entry twice within an epoch, if there are at least B entries.
     """
 
     def __init__(

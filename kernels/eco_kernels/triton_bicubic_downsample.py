@@ -334,6 +334,13 @@ def dense_lines(x: Tensor) -> tuple[Tensor, Layout]:
     return x, layout
 
 
+def check_offsets(name: str, x: Tensor) -> None:
+    """Offsets inside an image are 32-bit in the kernels; those of an image in its batch are 64-bit."""
+    reach = sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
+    if reach >= 2**31:
+        raise ValueError(f"{name} has an image that spans {reach + 1} elements; the kernels take up to {2**31}")
+
+
 def filter_constants(scale: int, border: str) -> dict[str, Any]:
     """The constexprs that both kernels share."""
     return {
@@ -360,6 +367,7 @@ def launch_vertical(
     x: Tensor, layout: Layout, scale: int, rounding: str, border: str, top: Tensor | None, rows: int
 ) -> Tensor:
     """Allocate the scratch image, `(planes, line, rows up to a multiple of 16)`, and run the first kernel."""
+    check_offsets("the image batch", x)
     line = layout.units[0] * layout.unit
     row_tiles = triton.cdiv(rows, ROWS.value)
     shape = (len(x) * layout.planes, line, row_tiles * ROWS.value)

@@ -26,6 +26,7 @@ from eco_kernels.triton_bicubic_downsample import (
     POINTERS,
     ROWS,
     Specialisation,
+    check_offsets,
     dense_lines,
     filter_columns,
     filter_constants,
@@ -150,6 +151,7 @@ def launch_downsample_mix(
 ) -> Tensor:
     """See `eco_kernels.downsample_mix`. Two launches; indices on the CPU are copied to the images' device."""
     centroid, layout = dense_lines(centroid)
+    check_offsets("lr", lr)
     device = centroid.device
     top, left, orientation = (
         None if place is None else place.to(device, non_blocking=True).contiguous()

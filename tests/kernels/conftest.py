@@ -23,7 +23,9 @@ _CANARY = 0xA5
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "grid(**values): all combinations; those not needed to see every pair are `full`")
+    config.addinivalue_line(
+        "markers", "grid(**values): all combinations; those not needed to see every pair are `full`"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
