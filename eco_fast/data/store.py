@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from eco_kernels import bicubic_downsample
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 Progress = Callable[[int, int], None]  # done, total
 
-_MAX_DECODERS = 16  # threads; more do not decode faster than memory takes it
+_MAX_LOADERS = 16  # threads; each holds one decoded image and its filter's fp32 copies
 
 
 @dataclass(frozen=True)
@@ -131,31 +132,23 @@ def load_training_set(
     files = _unique(file for path in paths for file in find_images(_hr_folder(Path(path))))
     if not files:
         raise UserError("no training images are named; give at least one folder")
-    lr_files = None if lr_dir is None else _pair(files, Path(lr_dir), scale)
-    notes = Notes()
+    lr_files = [None] * len(files) if lr_dir is None else _pair(files, Path(lr_dir), scale)
+    loader = _Loader(scale, patch)
     names: list[str] = []
     hrs: list[Image] = []
     lrs: list[Image] = []
-    misfits: list[str] = []
-    for done, (file, (whole, lr)) in enumerate(zip(files, _decode(files, lr_files, notes), strict=True), start=1):
-        hr = crop_to_multiple(whole, scale)
-        size = (hr.shape[0] // scale, hr.shape[1] // scale)
-        if lr is not None and lr.shape[:2] != size:
-            misfits.append(f"{file.name} ({_size(lr.shape)} instead of {_size(size)})")
-        elif min(size) < patch:
-            notes.add(f"images left out, smaller than a patch ({patch * scale} x {patch * scale})", file.name)
-        else:
-            if hr.shape != whole.shape:
-                notes.add(f"images cropped to a multiple of {scale}", file.name, tolerated=True)
-            names.append(file.name)
-            hrs.append(hr)
-            lrs.append(bicubic_lr(hr, scale) if lr is None else lr)
-        if progress is not None:
-            progress(done, len(files))
-    if misfits:
+    with _one_torch_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_LOADERS)) as pool:
+        for done, (file, pair) in enumerate(zip(files, pool.map(loader, files, lr_files), strict=True), start=1):
+            if pair is not None:
+                names.append(file.name)
+                hrs.append(pair[0])
+                lrs.append(pair[1])
+            if progress is not None:
+                progress(done, len(files))
+    if loader.misfits:
         raise UserError(
-            f"{len(misfits)} LR images in {lr_dir} do not have the size of their HR image / {scale}: "
-            f"{first_names(misfits)}; remake them from these HR images, or leave the LR folder out"
+            f"{len(loader.misfits)} LR images in {lr_dir} do not have the size of their HR image / {scale}: "
+            f"{first_names(loader.misfits)}; remake them from these HR images, or leave the LR folder out"
         )
     if not names:
         raise UserError(
@@ -163,9 +156,9 @@ def load_training_set(
             "give larger images or a smaller data.patch"
         )
     if strict:
-        notes.raise_if_any()
+        loader.notes.raise_if_any()
     flat_hr, flat_lr = (FlatImages.from_arrays(images, consume=True) for images in (hrs, lrs))
-    return TrainingSet(names, flat_hr, flat_lr, scale, notes=notes)
+    return TrainingSet(names, flat_hr, flat_lr, scale, notes=loader.notes)
 
 
 def add_centroids(ts: TrainingSet, teacher: Callable[[Image], Image], progress: Progress | None = None) -> TrainingSet:
@@ -199,14 +192,42 @@ def add_centroids(ts: TrainingSet, teacher: Callable[[Image], Image], progress: 
     return replace(ts, centroid=centroid, centroid_lr=centroid_lr)
 
 
-def _decode(files: list[Path], lr_files: list[Path] | None, notes: Notes) -> Iterator[tuple[Image, Image | None]]:
-    """HR (and LR) of every file, in order; Pillow decodes outside the GIL, so threads are enough."""
+class _Loader:
+    """Makes the pair of one image; called from several threads, since Pillow and PyTorch work outside the GIL."""
 
-    def read(i: int) -> tuple[Image, Image | None]:
-        return read_image(files[i], notes), None if lr_files is None else read_image(lr_files[i], notes)
+    def __init__(self, scale: int, patch: int) -> None:
+        self.notes = Notes()
+        self.misfits: list[str] = []
+        self._scale, self._patch = scale, patch
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_DECODERS)) as pool:
-        yield from pool.map(read, range(len(files)))
+    def __call__(self, file: Path, lr_file: Path | None) -> tuple[Image, Image] | None:
+        """HR and LR, or None for an image that is left out."""
+        scale, least = self._scale, self._patch * self._scale
+        whole = read_image(file, self.notes)
+        hr = crop_to_multiple(whole, scale)
+        height, width = hr.shape[:2]
+        own = None if lr_file is None else read_image(lr_file, self.notes)
+        if own is not None and own.shape[:2] != (height // scale, width // scale):
+            expected = _size((height // scale, width // scale))
+            self.misfits.append(f"{file.name} ({_size(own.shape)} instead of {expected})")
+            return None
+        if min(height, width) < least:
+            self.notes.add(f"images left out, smaller than a patch ({least} x {least})", file.name)
+            return None
+        if hr.shape != whole.shape:
+            self.notes.add(f"images cropped to a multiple of {scale}", file.name, tolerated=True)
+        return hr, bicubic_lr(hr, scale) if own is None else own
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Images are the parallel unit here: PyTorch's own threads, one team per loader, would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _hr_folder(path: Path) -> Path:
@@ -217,7 +238,7 @@ def _unique(files: Iterator[Path]) -> list[Path]:
     return list({file.resolve(): file for file in reversed(list(files))}.values())[::-1]
 
 
-def _pair(files: list[Path], lr_dir: Path, scale: int) -> list[Path]:
+def _pair(files: list[Path], lr_dir: Path, scale: int) -> list[Path | None]:
     """The LR file of every HR file."""
     folder = lr_dir / f"X{scale}" if (lr_dir / f"X{scale}").is_dir() else lr_dir
     found = find_images(folder)

@@ -112,7 +112,7 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display) -> 
         images = load_training_set(
             data.train, config.scale, data.patch, lr_dir=data.train_lr, strict=data.strict, progress=count
         )
-    for line in [*images.notes.lines(), *valid_notes.lines()]:
+    for line in [*images.notes.lines(), *(f"validation: {line}" for line in valid_notes.lines())]:
         display.line(line)
     display.line(f"{len(images.names)} training images, {len(valid)} validation images")
     if needs_teacher(config.mode) and teacher is not None:

@@ -1,18 +1,22 @@
 """The exact bicubic as two Triton kernels: along the height into a turned scratch image, then along the width.
 
 Both passes read 16 bytes at a time along the axis that they do not filter, so a border costs arithmetic on one row
-number and never narrows a load. For that the scratch image lies turned: columns outside, rows inside, padded to 16 rows.
+number and never narrows a load. For that the scratch image lies turned: columns outside, rows inside, padded to
+multiples of 16 rows.
 
 A *plane* is what is filtered as one image: an image with its `C` channels interleaved (channels_last), or one channel
 of it with `C = 1` (NCHW). A *line* holds the `W * C` values of a plane's row.
 
-Bytes, for an input of N elements of b bytes: N b read (the rows at a tile's rim again, from the cache), N / s of scratch
-written and read (4 N / s with rounding "none"), N b / s^2 written.
+Bytes, for an input of N elements of b bytes at scale s: N b read (the rows at a tile's rim again, from the cache), N / s
+of scratch written and read (4 N / s with rounding "none"), N b / s^2 written.
 
 Rounding is part of the contract, so no product and sum may be fused unless `tl.fma` says so: every launch passes
 `enable_fp_fusion=False`. Rounding half up is a sum with 2^23, after which the last bits of the fp32 number are the
 whole number; a factor 1 + 2^-21 moves ties, and only ties, upwards. Both factors in use are tested for every input.
 """
+
+# mypy: disable-error-code="no-untyped-def"
+# The arguments of a kernel are the compiler's, which takes annotations for types of its own.
 
 from collections.abc import Iterator
 from itertools import product
@@ -84,29 +88,30 @@ def image_to_8_bit(value):
         value = tl.minimum(tl.maximum(value, 0.0), 1.0) * 255.0
         whole = (value + BIAS) - BIAS
         # The sum rounds ties to even; those that went down come up again.
-        return tl.where(value - whole == 0.5, whole + 1.0, whole)
+        whole = tl.where(value - whole == 0.5, whole + 1.0, whole)
     else:
         value = tl.minimum(tl.maximum(value.to(tl.float32), 0.0), 1.0)
-        return half_up(value, 255.0) - BIAS
+        whole = half_up(value, 255.0) - BIAS
+    return whole
 
 
 @triton.jit
 def add_tap(total, value, TAP: tl.constexpr):
     """`total + TAP * value`: whole numbers stay whole, fp32 is rounded once."""
-    if TAP == 0:
-        return total
-    elif total.dtype == tl.int32:
-        return total + value * TAP
-    else:
-        return tl.fma(value, TAP * 1.0, total)
+    if TAP != 0:
+        if total.dtype == tl.int32:
+            total += value * TAP
+        else:
+            total = tl.fma(value, TAP * 1.0, total)
+    return total
 
 
 @triton.jit
 def add_row(totals, value, NUMBER: tl.constexpr, SCALE: tl.constexpr, TAPS: tl.constexpr):
     """Add input row `NUMBER` to those of 4 adjacent outputs that it is a part of."""
-    result = ()
+    result = totals[:0]
     for output in tl.static_range(4):
-        if NUMBER >= SCALE * output and NUMBER < SCALE * output + len(TAPS):
+        if NUMBER - SCALE * output >= 0 and NUMBER - SCALE * output < len(TAPS):
             result = result + (add_tap(totals[output], value, TAPS[NUMBER - SCALE * output]),)
         else:
             result = result + (totals[output],)
@@ -117,9 +122,10 @@ def add_row(totals, value, NUMBER: tl.constexpr, SCALE: tl.constexpr, TAPS: tl.c
 def finish_rows(total, kind: tl.constexpr, FACTOR: tl.constexpr, DIVISOR: tl.constexpr):
     """The sum of a filtered row as it is stored: 8 bit, or fp32 times a factor."""
     if kind == tl.uint8:
-        return low_byte(sum_to_8_bit(total, DIVISOR))
+        result = low_byte(sum_to_8_bit(total, DIVISOR))
     else:
-        return total.to(tl.float32) * FACTOR
+        result = total.to(tl.float32) * FACTOR
+    return result
 
 
 @triton.jit
@@ -148,7 +154,8 @@ def _vertical_kernel(
     an input value is read and converted once for them.
 
     Args:
-        x: uint8, fp16, bf16 or fp32; strides `image_units`, `channel_units` and `row_units` (times `UNIT`), lines dense.
+        x: uint8, fp16, bf16 or fp32 images with dense lines; strides `image_units`, `channel_units` and `row_units`
+            times `UNIT`.
         scratch: uint8 (sums rounded to 8 bit) or fp32 (not rounded), (planes, line, 16 * row_tiles), dense.
         top: int (images,), first output row of each image; None means 0.
         height: input rows.
@@ -307,7 +314,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> "Layout | None":
-        """The layout of `(B, C, H, W)`; None unless its lines are dense, as NCHW, channels_last and cut-outs have them."""
+        """The layout of `(B, C, H, W)`; None unless its lines are dense, as those of both formats and cut-outs are."""
         _, channels, _, width = x.shape
         image, plane, row, pixel = x.stride()
         if plane == 1 and pixel == channels:

@@ -120,9 +120,7 @@ def test_own_lr_that_does_not_fit_is_refused(tmp_path, rng):
     for name in "abcde":
         write(hr / f"{name}.png", noise(rng, 20, 20))
         write(lr / f"{name}.png", noise(rng, 9, 10))
-    with pytest.raises(
-        UserError, match=r"5 LR images .* size of their HR .*: a.png \(10 x 9 instead of 10 x 10\)"
-    ):
+    with pytest.raises(UserError, match=r"5 LR images .* size of their HR .*: a.png \(10 x 9 instead of 10 x 10\)"):
         load_training_set([hr], 2, 8, lr_dir=lr)
     (lr / "b.png").unlink()
     with pytest.raises(UserError, match=r"1 training images have no LR image NAMEx2 or NAME in .*: b\.png; add"):
