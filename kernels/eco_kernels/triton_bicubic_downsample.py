@@ -7,8 +7,8 @@ multiples of 16 rows.
 A *plane* is what is filtered as one image: an image with its `C` channels interleaved (channels_last), or one channel
 of it with `C = 1` (NCHW). A *line* holds the `W * C` values of a plane's row.
 
-Bytes, for an input of N elements of b bytes at scale s: N b read (the rows at a tile's rim again, from the cache), N / s
-of scratch written and read (4 N / s with rounding "none"), N b / s^2 written.
+Bytes, for an input of N elements of b bytes at scale s: N b read (the rows at a tile's rim again, from the cache),
+N / s of scratch written and read (4 N / s with rounding "none"), N b / s^2 written.
 
 Rounding is part of the contract, so no product and sum may be fused unless `tl.fma` says so: every launch passes
 `enable_fp_fusion=False`. Rounding half up is a sum with 2^23, after which the last bits of the fp32 number are the
@@ -121,11 +121,7 @@ def add_row(totals, value, NUMBER: tl.constexpr, SCALE: tl.constexpr, TAPS: tl.c
 @triton.jit
 def finish_rows(total, kind: tl.constexpr, FACTOR: tl.constexpr, DIVISOR: tl.constexpr):
     """The sum of a filtered row as it is stored: 8 bit, or fp32 times a factor."""
-    if kind == tl.uint8:
-        result = low_byte(sum_to_8_bit(total, DIVISOR))
-    else:
-        result = total.to(tl.float32) * FACTOR
-    return result
+    return low_byte(sum_to_8_bit(total, DIVISOR)) if kind == tl.uint8 else total.to(tl.float32) * FACTOR
 
 
 @triton.jit

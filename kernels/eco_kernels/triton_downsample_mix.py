@@ -1,11 +1,11 @@
 """The student's input, `alpha lr + (1 - alpha) down(centroid)`, as two Triton kernels.
 
 The first is the vertical pass of `triton_bicubic_downsample`, for the rows of the patches only. The second filters
-along the width, blends with `lr` and stores the result oriented: everything before the store is in the image's own frame.
+along the width, blends with `lr` and stores the result oriented: all before the store is in the image's own frame.
 
-Bytes, for B patches of P x P pixels with C channels: the part of the centroid that the filter reaches (rows of the patch
-and up to 2 s more on each side, whole window width) and `lr` on the patch, read once; B C P P values written; scratch
-(P rows, window width, uint8 or with rounding "none" fp32) written and read once.
+Bytes, for B patches of P x P pixels with C channels: the part of the centroid that the filter reaches (rows of the
+patch and up to 2 s more on each side, whole window width) and `lr` on the patch, read once; B C P P values written;
+scratch (P rows, window width, uint8 or with rounding "none" fp32) written and read once.
 """
 
 # mypy: disable-error-code="no-untyped-def"
