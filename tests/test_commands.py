@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from eco_fast import __version__
 from eco_fast.cli import main
 from eco_fast.config import load_config
+from eco_fast.models.weights import load_network
 
 
 def _run(*arguments: object) -> None:
@@ -38,6 +40,7 @@ def test_train_then_eval(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
     common += ["--set", "data.patch=12", "--set", "data.batch=2", "--steps", 6]
     _run("train", "edsr-tiny", "--mode", "vanilla", "--out", tmp_path / "teacher", *common)
     _run("train", "edsr-tiny", "--mode", mode, "--teacher", tmp_path / "teacher", "--out", tmp_path / "run", *common)
+    assert "is not better than bicubic" in capsys.readouterr().out
     assert load_config(tmp_path / "run" / "config.toml").mode == mode
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["kind"] for record in records] == ["train", "valid"]
@@ -50,6 +53,18 @@ def test_train_then_eval(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert figures["psnr_y"] > 0 and 0 < figures["bicubic"]["ssim_y"] <= 1
     assert figures["psnr_y"] == pytest.approx(records[1]["psnr_y"])  # validation is the same code
     assert len(list((tmp_path / "pictures").rglob("*.png"))) == 4
+
+
+def test_a_student_starts_from_given_weights(photos: Path, tmp_path: Path) -> None:
+    arguments = ["--train", photos, "--mode", "vanilla", "--set", "student.options={blocks=1, channels=4}"]
+    arguments += ["--set", "data.patch=12", "--set", "data.batch=2", "--set", "optim.lr=1e-12"]
+    _run("train", "edsr-tiny", *arguments, "--steps", 1, "--out", tmp_path / "first")
+    init = f"student.init={tmp_path / 'first'}"
+    _run(
+        "train", "edsr-tiny", *arguments, "--steps", 2, "--set", init, "--set", "run.seed=9", "--out", tmp_path / "next"
+    )
+    first, after = (load_network(tmp_path / name).state_dict() for name in ("first", "next"))
+    assert all(torch.allclose(first[key], after[key], atol=1e-6) for key in first)
 
 
 def test_resuming_a_finished_run_changes_nothing(photos: Path, tmp_path: Path) -> None:

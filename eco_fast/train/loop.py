@@ -217,7 +217,7 @@ class _Loop:
         self.display.line(f"step {done}: {scores.psnr_y:.3f} dB PSNR-Y on {len(self.inputs.valid)} validation images")
 
     def _save(self, done: int, window: Tensor) -> None:
-        if not math.isfinite(window.item()):
+        if not (math.isfinite(window.item()) and all(p.isfinite().all() for p in self.state.parameters)):
             raise UserError(
                 f"the loss is {window.item()} at step {done}; the checkpoint is not written; lower optim.lr"
             )
