@@ -219,7 +219,7 @@ class _Loop:
     def _save(self, done: int, window: Tensor) -> None:
         if not (math.isfinite(window.item()) and all(p.isfinite().all() for p in self.state.parameters)):
             raise UserError(
-                f"the loss is {window.item()} at step {done}; the checkpoint is not written; lower optim.lr"
+                f"weights or loss are not finite at step {done}, so no checkpoint is written; lower optim.lr"
             )
         progress = Progress(done, window.cpu(), describe(self.config.run))
         self.checkpoint = self.folder.checkpoints.save(self.state, progress, self.identity)
