@@ -1,0 +1,92 @@
+"""What the compiler makes of a kernel, without a GPU: registers, local memory, vector width, instructions.
+
+Triton's wheel ships the assembler and the disassembler, so neither a driver nor the CUDA toolkit is needed. Kernels
+that were imported under TRITON_INTERPRET=1 cannot be compiled.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from eco_kernels import triton_bicubic_downsample, triton_downsample_mix, triton_eco_l1, triton_gather
+from eco_kernels.triton_bicubic_downsample import Specialisation
+
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
+
+
+class Report(NamedTuple):
+    """One kernel compiled for one architecture."""
+
+    name: str
+    arch: int
+    registers: int  # per thread
+    stack_bytes: int  # per thread
+    local_accesses: int  # instructions that read or write local memory: spills
+    shared_bytes: int  # per program
+    loads: int  # instructions per thread that read global memory
+    loads_128: int  # of them, those of 128 bits
+    stores: int
+    stores_128: int
+    instructions_per_output: float  # thread instructions, each counted once
+
+
+def specialisations() -> Iterator[Specialisation]:
+    """Every production specialisation of every kernel."""
+    for module in (triton_gather, triton_bicubic_downsample, triton_downsample_mix, triton_eco_l1):
+        yield from module.specialisations()
+
+
+def inspect(kernel: Specialisation, arch: int) -> Report:
+    """Compile a specialisation for compute capability `arch` (90 is 9.0) and count.
+
+    Raises:
+        subprocess.CalledProcessError: A tool of Triton's wheel failed.
+    """
+    names = list(kernel.signature)
+    source = ASTSource(
+        kernel.kernel,
+        kernel.signature,
+        {(names.index(name),): value for name, value in kernel.constexprs.items()},
+        {(names.index(name),): [["tt.divisibility", value]] for name, value in kernel.divisibility.items()},
+    )
+    options = {"num_warps": kernel.num_warps, **kernel.options}
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        usage = _run("cuobjdump", "-res-usage", cubin.name)
+        instructions = _INSTRUCTION.findall(_run("nvdisasm", "-c", cubin.name))
+    while instructions[-1] == "NOP":  # padding
+        instructions.pop()
+    used = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", usage)}
+
+    def count(pattern: str) -> int:
+        return sum(re.match(pattern, instruction) is not None for instruction in instructions)
+
+    return Report(
+        kernel.name,
+        arch,
+        registers=used["REG"],
+        stack_bytes=used["STACK"],
+        local_accesses=count("LDL|STL"),
+        shared_bytes=compiled.metadata.shared,
+        loads=count("LDG"),
+        loads_128=count(r"LDG.*\.128"),
+        stores=count("STG"),
+        stores_128=count(r"STG.*\.128"),
+        instructions_per_output=len(instructions) * 32 * kernel.num_warps / kernel.outputs,
+    )
+
+
+def _run(tool: str, *arguments: str) -> str:
+    return subprocess.run([_TOOLS / tool, *arguments], check=True, capture_output=True, text=True).stdout

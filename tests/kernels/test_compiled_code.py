@@ -1,0 +1,84 @@
+"""The gate on compiled code: no spills, few registers, wide accesses; compiled without a GPU."""
+
+import os
+
+import pytest
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("interpreted kernels cannot be compiled", allow_module_level=True)
+
+import triton
+import triton.language as tl
+
+from eco_kernels.offline import ARCHITECTURES, Report, inspect, specialisations
+from eco_kernels.triton_bicubic_downsample import Specialisation
+
+SPECIALISATIONS = {kernel.name: kernel for kernel in specialisations()}
+DEFAULTS = {
+    "gather-uint8-i64",
+    "gather-mix-float32-i64",
+    "l1-float32-uint8-uint8",
+    "l1-bfloat16-uint8-uint8",
+    *(f"vertical-patch-x{scale}-bfloat16-channels_last-matlab" for scale in (2, 3, 4)),
+    *(f"horizontal-mix-x{scale}-uint8-float32-channels_last-matlab" for scale in (2, 3, 4)),
+}
+"""What a training step uses by default."""
+
+
+def faults(report: Report, threads: int) -> list[str]:
+    """What is wrong with a compiled kernel."""
+    found = []
+    if report.local_accesses or report.stack_bytes:
+        found.append(f"spills: {report.local_accesses} local accesses, {report.stack_bytes} bytes of stack")
+    if report.registers * threads > 128 * 128:
+        found.append(f"{report.registers} registers at {threads} threads")
+    if report.shared_bytes > 48 * 1024:
+        found.append(f"{report.shared_bytes} bytes of shared memory")
+    if report.name.startswith("l1-") and (report.loads - report.loads_128 > 1 or report.stores - report.stores_128 > 1):
+        # The scalars, alpha and the partial sum, are the one of each that is narrow.
+        found.append(
+            f"narrow: {report.loads_128} of {report.loads} loads, {report.stores_128} of {report.stores} stores"
+        )
+    return found
+
+
+def cases() -> list:
+    return [
+        pytest.param(
+            name, arch, marks=pytest.mark.slow if name in DEFAULTS and arch in (80, 90, 120) else pytest.mark.full
+        )
+        for name in SPECIALISATIONS
+        for arch in ARCHITECTURES
+    ]
+
+
+def test_the_defaults_exist() -> None:
+    assert SPECIALISATIONS.keys() >= DEFAULTS
+
+
+@pytest.mark.parametrize(("name", "arch"), cases())
+def test_compiled_code(name: str, arch: int) -> None:
+    kernel = SPECIALISATIONS[name]
+    report = inspect(kernel, arch)
+    assert not faults(report, 32 * kernel.num_warps), report
+
+
+@triton.jit
+def _spilling_kernel(x, out, COUNT: tl.constexpr):
+    """Holds 64 x 32 sums per warp at once: far more than its registers."""
+    columns = tl.arange(0, 4096)
+    total = tl.zeros((4096,), tl.float32)
+    product = tl.full((4096,), 1.0, tl.float32)
+    for i in tl.static_range(COUNT):
+        value = tl.load(x + i * 4096 + columns)
+        total += value
+        product *= value
+    tl.store(out + columns, total)
+    tl.store(out + 4096 + columns, product)
+
+
+def test_the_gate_fails_for_a_kernel_that_spills() -> None:
+    signature = {"x": "*fp32", "out": "*fp32", "COUNT": "constexpr"}
+    kernel = Specialisation("spilling", _spilling_kernel, signature, {"COUNT": 4}, {}, 1, {}, 8192.0)
+    assert any("spills" in fault for fault in faults(inspect(kernel, 90), 32))
