@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import eco_kernels
+from eco_kernels import reference
 
 FOLDER = Path(eco_kernels.__file__).parent
 MODULES = sorted(FOLDER.glob("*.py"))
@@ -48,4 +49,4 @@ def test_public_names() -> None:
     assert sorted(eco_kernels.__all__) == eco_kernels.__all__
     for name in eco_kernels.__all__:
         assert getattr(eco_kernels, name).__doc__
-        assert hasattr(eco_kernels.reference, name)
+        assert hasattr(reference, name)
