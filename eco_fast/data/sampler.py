@@ -45,8 +45,8 @@ class Sampler:
 
     With `patches_per_image = k > 1` an image is worth decoding once for its k patches, so they come close together but
     not in one batch: the epoch is cut into groups of B to 2B entries of the permutation, and a group is gone through
-    k times in the same order. The k patches of an entry then lie in k different batches in a row (every second one at
-    most), and no batch holds an entry twice within an epoch, if there are at least B entries.
+    k times in the same order. The k patches of an entry then spread over 2k batches at most, and no batch holds an
+    entry twice within an epoch, if there are at least B entries.
     """
 
     def __init__(
