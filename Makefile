@@ -2,8 +2,8 @@
 # PyTorch, for example TORCH="torch --index-url https://download.pytorch.org/whl/cpu".
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
-# Without an NVIDIA GPU a CPU build is enough: this version is tried first, and kept where pip resolves it to one.
-CPU_TORCH := torch==2.13.0
+# Without an NVIDIA GPU a CPU build is enough: this version, with the Triton made for it, is taken where pip has one.
+CPU_TORCH := torch==2.13.0 triton==3.7.1
 BIN := .venv/bin
 READY := .venv/.ready
 

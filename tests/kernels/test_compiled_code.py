@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from eco_kernels.offline import ARCHITECTURES, Report, inspect, specialisations
-from eco_kernels.triton_bicubic_downsample import Specialisation
+from eco_kernels.triton_bicubic_downsample import OPTIONS, Specialisation
 from eco_kernels.triton_eco_l1 import KINDS
 
 SPECIALISATIONS = {kernel.name: kernel for kernel in specialisations()}
@@ -77,5 +77,5 @@ def _spilling_kernel(x, out, COUNT: tl.constexpr):
 
 def test_the_gate_fails_for_a_kernel_that_spills() -> None:
     signature = {"x": "*fp32", "out": "*fp32", "COUNT": "constexpr"}
-    kernel = Specialisation("spilling", _spilling_kernel, signature, {"COUNT": 4}, {}, 1, {}, 8192.0)
+    kernel = Specialisation("spilling", _spilling_kernel, signature, {"COUNT": 4}, {}, 1, dict(OPTIONS), 8192.0)
     assert any("spills" in fault for fault in faults(inspect(kernel, 90), 32))
