@@ -43,7 +43,7 @@ $(READY): pyproject.toml
 		torch="$(TORCH)"; \
 		if [ -z "$$torch" ]; then torch=torch; \
 			if ! nvidia-smi >/dev/null 2>&1 && $(BIN)/pip install --quiet --dry-run --no-deps --report - $(CPU_TORCH) \
-				2>/dev/null | grep -q '"version": "[0-9.]*+cpu"'; then torch=$(CPU_TORCH); fi; \
+				2>/dev/null | grep -q '"version": "[0-9.]*+cpu"'; then torch="$(CPU_TORCH)"; fi; \
 		fi; \
 		echo "installing $$torch"; $(BIN)/pip install --quiet $$torch; }
 	$(BIN)/pip install --quiet -e ".[demo,dev]"
