@@ -15,7 +15,7 @@ from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import PRECISIONS
 from eco_fast.evaluate.report import SetScores, document, print_scores, save_comparison, write_document
 from eco_fast.evaluate.run import OnImage, evaluate
-from eco_fast.models.weights import _weights_file, load_network, read_weights
+from eco_fast.models.weights import load_network, read_weights, weights_file
 
 
 def evaluate_checkpoint(
@@ -70,7 +70,7 @@ def evaluate_checkpoint(
 
 def _name_in(checkpoint: Path) -> str | None:
     """The network's name in the header of a file written here."""
-    return read_weights(_weights_file(checkpoint))[1].get("model")
+    return read_weights(weights_file(checkpoint))[1].get("model")
 
 
 def _load(

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from eco_fast.errors import UserError
 from eco_fast.evaluate.metrics import PROTOCOL
 from eco_fast.evaluate.pictures import save_comparison, save_curves
 from eco_fast.evaluate.run import Scores
+from eco_fast.files import write_atomically
 
 __all__ = [
     "Row",
@@ -92,16 +92,11 @@ def write_document(path: Path, content: Mapping[str, Any]) -> None:
         UserError: The file cannot be written.
     """
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, text.encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name another file") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def _table(first: str, *figures: str) -> Table:

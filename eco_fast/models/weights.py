@@ -4,7 +4,6 @@ Files written here name their network in the header. Bare files are recognised b
 """
 
 import json
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from eco_fast.errors import UserError
+from eco_fast.files import write_atomically
 from eco_fast.models import SCALES, build, names
 
 State = dict[str, Tensor]
@@ -42,15 +42,7 @@ def save_weights(path: Path | str, state_dict: Mapping[str, Tensor], metadata: M
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are written as .safetensors, not as {path.name}")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(safetensors.torch.save(tensors, metadata=dict(metadata)))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, safetensors.torch.save(tensors, metadata=dict(metadata)))
 
 
 def read_weights(path: Path | str) -> tuple[State, dict[str, str]]:
@@ -76,7 +68,7 @@ def load_into(network: nn.Module, path: Path | str) -> None:
     Names and shapes are compared before anything is copied. Raises UserError where they differ: it tells which network
     and scale the file is for where it can.
     """
-    path = _weights_file(Path(path))
+    path = weights_file(Path(path))
     state, metadata = read_weights(path)
     _load_state(network, state, metadata, path)
 
@@ -89,7 +81,7 @@ def load_network(path: Path | str, name: str | None = None, scale: int | None = 
     nothing from torch's generator. Raises UserError as `read_weights` and `load_into` do, and where `name` or `scale`
     contradicts the file.
     """
-    path = _weights_file(Path(path))
+    path = weights_file(Path(path))
     state, metadata = read_weights(path)
     options: dict[str, Any] = {}
     found = _named_in(metadata, path)
@@ -107,7 +99,7 @@ def load_network(path: Path | str, name: str | None = None, scale: int | None = 
     return network.eval().requires_grad_(False)
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
     """The file that a run folder, a checkpoint folder or a file stands for."""
     if not path.is_dir():
         return path

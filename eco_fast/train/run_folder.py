@@ -1,7 +1,6 @@
 """The folder of a run: `config.toml`, `metrics.jsonl`, `checkpoints/`. Nobody's run is overwritten by accident."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from eco_fast.config import Config, config_toml, load_config
 from eco_fast.errors import UserError
+from eco_fast.files import write_atomically
 from eco_fast.train.checkpoint import Checkpoints
 
 
@@ -69,13 +69,3 @@ class RunFolder:
         lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         write_atomically(self.metrics_file, "".join(kept).encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
