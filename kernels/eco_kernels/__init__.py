@@ -4,7 +4,7 @@ The package stands alone: it imports PyTorch, and Triton where there is one, and
 `eco_kernels.reference` holds the slow and readable truth that the tests compare with.
 """
 
-from eco_kernels.functional import (
+from eco_kernels.operators import (
     bicubic_downsample,
     downsample_mix,
     eco_l1,

@@ -9,6 +9,8 @@ from eco_kernels.bicubic import BORDERS, ROUNDINGS, SCALES
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 KINDS = ("l1", "l2", "charbonnier")
+CHARBONNIER_EPS = 1e-3
+"""Charbonnier's epsilon, on the scaled difference."""
 _INTEGERS = (torch.int64, torch.int32)
 
 

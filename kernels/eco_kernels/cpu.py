@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from eco_kernels.bicubic import REACH, bands, interleaved_bands
-
-CHARBONNIER_EPS = 1e-3
-"""Charbonnier's epsilon, on the scaled difference."""
+from eco_kernels.checks import CHARBONNIER_EPS
+from eco_kernels.layout import memory_format
 
 # Elements of the loss worked on at a time: a handful of fp32 buffers of this size stay in a core's L2 cache.
 _LOSS_CHUNK = 1 << 17
@@ -69,13 +68,13 @@ def downsample_mix(
     lr: Tensor,
     alpha: Tensor,
     scale: int,
-    *,
-    rounding: str = "matlab",
-    border: str = "symmetric",
     top: Tensor | None = None,
     left: Tensor | None = None,
     patch: int | None = None,
     orientation: Tensor | None = None,
+    *,
+    rounding: str = "matlab",
+    border: str = "symmetric",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """See `eco_kernels.downsample_mix`."""
@@ -115,7 +114,7 @@ def eco_l1_with_grad(
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `eco_kernels.eco_l1_with_grad`."""
-    grad = torch.empty_like(sr)
+    grad = torch.empty_like(sr, memory_format=memory_format(sr))
     samples = max(1, _LOSS_CHUNK // sr[0].numel())
     partials = []
     for start in range(0, len(sr), samples):
@@ -233,7 +232,7 @@ def _cut(
 def _downsample(x: Tensor, scale: int, rounding: str, border: str) -> Tensor:
     """The filter along height, then along width, as fp32 (or fp64) in the layout of `x`; 0 to 255 with "matlab"."""
     batch, channels, height, width = x.shape
-    interleaved = x.stride(1) == 1 and channels > 1
+    interleaved = memory_format(x) == torch.channels_last
     if interleaved:
         planes, inner = x.permute(0, 2, 3, 1).reshape(batch, height, width * channels), channels
     else:

@@ -1,18 +1,10 @@
-"""The public functions: check the arguments, then hand them to the implementation for the device."""
-
-from types import ModuleType
-from typing import Any
+"""The operations: check the arguments, then hand them to the implementation for the device."""
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from eco_kernels import checks, cpu
-
-
-def _implementation(device: torch.device) -> ModuleType:
-    """The module that computes on `device`. Plain PyTorch works everywhere, so it is the fallback too."""
-    return cpu
+from eco_kernels import checks
+from eco_kernels.dispatch import implementation, on
 
 
 @torch.no_grad()
@@ -50,9 +42,10 @@ def gather_patches(
         ValueError: a shape or device differs, or (looked at on the CPU only) a patch leaves its image.
     """
     checks.check_store({"store": store}, offsets, widths, (index, top, left, orientation), patch, channels)
-    return _implementation(store.device).gather_patches(
-        store, offsets, widths, index, top, left, orientation, patch, channels=channels
-    )
+    with on(store.device):
+        return implementation(store.device).gather_patches(
+            store, offsets, widths, index, top, left, orientation, patch, channels=channels
+        )
 
 
 @torch.no_grad()
@@ -90,9 +83,10 @@ def gather_mix(
     checks.check_store(stores, offsets, widths, (index, top, left, orientation), patch, channels)
     checks.check_per_sample("alpha", alpha, len(index), store_a.device, scalar=True)
     checks.check_choice("dtype", dtype, checks.FLOATS)
-    return _implementation(store_a.device).gather_mix(
-        store_a, store_b, offsets, widths, index, top, left, orientation, patch, alpha, dtype, channels=channels
-    )
+    with on(store_a.device):
+        return implementation(store_a.device).gather_mix(
+            store_a, store_b, offsets, widths, index, top, left, orientation, patch, alpha, dtype, channels=channels
+        )
 
 
 @torch.no_grad()
@@ -120,7 +114,8 @@ def bicubic_downsample(x: Tensor, scale: int, *, rounding: str = "matlab", borde
     checks.check_resize("x", x, scale, rounding, border)
     if x.dtype == torch.uint8 and rounding == "none":
         raise TypeError("x has dtype torch.uint8 with rounding 'none'; divide it by 255 to a float image in [0, 1]")
-    return _implementation(x.device).bicubic_downsample(x, scale, rounding=rounding, border=border)
+    with on(x.device):
+        return implementation(x.device).bicubic_downsample(x, scale, rounding=rounding, border=border)
 
 
 @torch.no_grad()
@@ -129,13 +124,13 @@ def downsample_mix(
     lr: Tensor,
     alpha: Tensor,
     scale: int,
-    *,
-    rounding: str = "matlab",
-    border: str = "symmetric",
     top: Tensor | None = None,
     left: Tensor | None = None,
     patch: int | None = None,
     orientation: Tensor | None = None,
+    *,
+    rounding: str = "matlab",
+    border: str = "symmetric",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """The student's input: `alpha lr + (1 - alpha) down(centroid)` (Lee & Heo 2024, Eq. 14). Not differentiable.
@@ -148,12 +143,12 @@ def downsample_mix(
         lr: `(B, C, h, w)` uint8, or float in [0, 1]: the same window in low resolution. Float values are not rounded.
         alpha: float32 0-dim or `(B,)` on the images' device, in [0, 1]; 0 and 1 give the end points exactly.
         scale: 2, 3 or 4.
-        rounding, border: as in `bicubic_downsample`, for the centroid ("none" takes uint8 over 255). The window's
-            sides count as the image's sides; keep patches 2 LR pixels away from sides that are not.
         top, left: int32 or int64 `(B,)` on the images' device or the CPU: the patch's corner in the window, LR pixels.
         patch: side P of the patches in LR pixels. `top`, `left` and `patch` come together; without them P is the
             whole window.
         orientation: int32 or int64 `(B,)` as in `gather_patches`; without it nothing is turned. Needs a square.
+        rounding, border: as in `bicubic_downsample`, for the centroid ("none" takes uint8 over 255). The window's
+            sides count as the image's sides; keep patches 2 LR pixels away from sides that are not.
         dtype: float type of the result; the blend itself is fp32.
 
     Returns:
@@ -173,47 +168,20 @@ def downsample_mix(
     checks.check_per_sample("alpha", alpha, batch, centroid.device, scalar=True)
     checks.check_choice("dtype", dtype, checks.FLOATS)
     checks.check_windows(lr, top, left, patch, orientation)
-    return _implementation(centroid.device).downsample_mix(
-        centroid,
-        lr,
-        alpha,
-        scale,
-        rounding=rounding,
-        border=border,
-        top=top,
-        left=left,
-        patch=patch,
-        orientation=orientation,
-        dtype=dtype,
-    )
-
-
-def eco_l1(
-    sr: Tensor,
-    hr: Tensor | None,
-    centroid: Tensor | None,
-    alpha: Tensor | None,
-    *,
-    kind: str = "l1",
-    scale_factor: float | Tensor = 1.0,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """`eco_l1_with_grad` as an autograd operation, differentiable once and with respect to `sr` only.
-
-    The gradient is made in the forward pass and kept in the dtype of `sr`; a loss scaler for float16 belongs into
-    `scale_factor`, where it acts before the gradient is rounded.
-
-    Args:
-        sr, hr, centroid, alpha, kind, scale_factor, weights: as in `eco_l1_with_grad`.
-
-    Returns:
-        The loss, float32 0-dim.
-
-    Raises:
-        TypeError, ValueError: as `eco_l1_with_grad`.
-    """
-    _check_loss(sr, hr, centroid, alpha, kind, scale_factor, weights)
-    return _EcoLoss.apply(sr, hr, centroid, alpha, kind, scale_factor, weights)
+    with on(centroid.device):
+        return implementation(centroid.device).downsample_mix(
+            centroid,
+            lr,
+            alpha,
+            scale,
+            rounding=rounding,
+            border=border,
+            top=top,
+            left=left,
+            patch=patch,
+            orientation=orientation,
+            dtype=dtype,
+        )
 
 
 @torch.no_grad()
@@ -250,40 +218,14 @@ def eco_l1_with_grad(
         TypeError: a dtype differs from the above.
         ValueError: a shape, device or kind differs, or both `hr` and `centroid` are None.
     """
-    _check_loss(sr, hr, centroid, alpha, kind, scale_factor, weights)
-    return _implementation(sr.device).eco_l1_with_grad(
-        sr, hr, centroid, alpha, kind=kind, scale_factor=scale_factor, weights=weights
-    )
-
-
-class _EcoLoss(torch.autograd.Function):
-    """Saves nothing but the gradient."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        sr: Tensor,
-        hr: Tensor | None,
-        centroid: Tensor | None,
-        alpha: Tensor | None,
-        kind: str,
-        scale_factor: float | Tensor,
-        weights: Tensor | None,
-    ) -> Tensor:
-        loss, grad = _implementation(sr.device).eco_l1_with_grad(
+    check_loss(sr, hr, centroid, alpha, kind, scale_factor, weights)
+    with on(sr.device):
+        return implementation(sr.device).eco_l1_with_grad(
             sr, hr, centroid, alpha, kind=kind, scale_factor=scale_factor, weights=weights
         )
-        ctx.save_for_backward(grad)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = ctx.saved_tensors
-        return grad * upstream[0], None, None, None, None, None, None
 
 
-def _check_loss(
+def check_loss(
     sr: Tensor,
     hr: Tensor | None,
     centroid: Tensor | None,

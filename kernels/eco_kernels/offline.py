@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from eco_kernels import triton_bicubic_downsample, triton_downsample_mix, triton_eco_l1, triton_gather
-from eco_kernels.triton_bicubic_downsample import Specialisation
+from eco_kernels.triton_common import OPTIONS, Specialisation
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 
@@ -30,8 +30,8 @@ class Report(NamedTuple):
     name: str
     arch: int
     registers: int  # per thread
+    spill_bytes: int  # per thread, moved to or from local memory by instructions, each counted once
     stack_bytes: int  # per thread
-    local_accesses: int  # instructions that read or write local memory: spills
     shared_bytes: int  # per program
     loads: int  # instructions per thread that read global memory
     loads_128: int  # of them, those of 128 bits
@@ -59,7 +59,7 @@ def inspect(kernel: Specialisation, arch: int) -> Report:
         {(names.index(name),): value for name, value in kernel.constexprs.items()},
         {(names.index(name),): [["tt.divisibility", value]] for name, value in kernel.divisibility.items()},
     )
-    options = {"num_warps": kernel.num_warps, **kernel.options}
+    options = {"num_warps": kernel.num_warps, **OPTIONS}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
@@ -77,8 +77,8 @@ def inspect(kernel: Specialisation, arch: int) -> Report:
         kernel.name,
         arch,
         registers=used["REG"],
+        spill_bytes=sum(_width(each) for each in instructions if re.match("LDL|STL", each)),
         stack_bytes=used["STACK"],
-        local_accesses=count("LDL|STL"),
         shared_bytes=compiled.metadata.shared,
         loads=count("LDG"),
         loads_128=count(r"LDG.*\.128"),
@@ -86,6 +86,12 @@ def inspect(kernel: Specialisation, arch: int) -> Report:
         stores_128=count(r"STG.*\.128"),
         instructions_per_output=len(instructions) * 32 * kernel.num_warps / kernel.outputs,
     )
+
+
+def _width(instruction: str) -> int:
+    """Bytes that a memory instruction moves per thread: `STL.64` moves 8."""
+    bits = re.search(r"\.[US]?(8|16|64|128)\b", instruction)
+    return int(bits[1]) // 8 if bits else 4
 
 
 def _run(tool: str, *arguments: str) -> str:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from eco_kernels.bicubic import DIVISOR, TAPS, reflect, tap_positions
-
-CHARBONNIER_EPS = 1e-3
+from eco_kernels.checks import CHARBONNIER_EPS
 
 
 def cubic(x: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ of it with `C = 1` (NCHW). A *line* holds the `W * C` values of a plane's row.
 Bytes, for an input of N elements of b bytes at scale s: N b read (the rows at a tile's rim again, from the cache),
 N / s of scratch written and read (4 N / s with rounding "none"), N b / s^2 written.
 
-Rounding is part of the contract, so no product and sum may be fused unless `tl.fma` says so: every launch passes
-`enable_fp_fusion=False`. Rounding half up is a sum with 2^23, after which the last bits of the fp32 number are the
-whole number; a factor 1 + 2^-21 moves ties, and only ties, upwards. Both factors in use are tested for every input.
+Rounding half up is a sum with 2^23, after which the last bits of the fp32 number are the whole number; a factor
+1 + 2^-21 moves ties, and only ties, upwards. Both factors in use are tested for every input.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -28,19 +27,27 @@ import triton.language as tl
 from torch import Tensor
 
 from eco_kernels.bicubic import DIVISOR, FIRST_TAP, ROUNDINGS, TAPS
+from eco_kernels.layout import memory_format
+from eco_kernels.triton_common import (
+    BATCH,
+    HR_PATCH,
+    OPTIONS,
+    POINTERS,
+    RGB,
+    Specialisation,
+    short_name,
+    specialisation,
+    unit,
+)
 
 ROWS = tl.constexpr(16)
 """Output rows of a tile in both kernels: 16 bytes of a scratch column."""
 COLUMNS = tl.constexpr(32)
 """Output values of a line in a tile of the second kernel: one per lane of a warp."""
 NUM_WARPS = 1
-OPTIONS = {"enable_fp_fusion": False}
 
 BIAS = tl.constexpr(2.0**23)
 _TIES_UP = tl.constexpr(1 + 2.0**-21)
-# 1/255 in two parts. A product of the first, of 16 bits, with an 8-bit value is exact: the sum is q / 255 rounded once.
-_UNIT_HIGH = tl.constexpr(32897 / 2.0**23)
-_UNIT_LOW = tl.constexpr(1 / 255 - 32897 / 2.0**23)
 
 
 @triton.jit
@@ -73,12 +80,6 @@ def sum_to_8_bit(total, DIVISOR: tl.constexpr):
 def low_byte(biased):
     """The 8-bit number that was rounded into 2^23 + number."""
     return biased.to(tl.int32, bitcast=True).to(tl.uint8)
-
-
-@triton.jit
-def unit(whole):
-    """`whole / 255` rounded once, for whole fp32 numbers 0 .. 255."""
-    return tl.fma(whole, _UNIT_HIGH, whole * _UNIT_LOW)
 
 
 @triton.jit
@@ -281,22 +282,6 @@ def _horizontal_kernel(
     tl.store(target, tl.trans(result).to(out.dtype.element_ty), mask=(row[:, None] < rows) & (place[None, :] < line))
 
 
-class Specialisation(NamedTuple):
-    """What the compiler needs to compile one kernel without a device, as a launch on usual sizes would have it."""
-
-    name: str
-    kernel: Any
-    signature: dict[str, str]
-    """Type of every argument in order, "constexpr" for those in `constexprs`."""
-    constexprs: dict[str, Any]
-    divisibility: dict[str, int]
-    """Arguments known to be multiples of 16: aligned pointers."""
-    num_warps: int
-    options: dict[str, Any]
-    outputs: float
-    """Values of the operation's result that one program accounts for."""
-
-
 class Layout(NamedTuple):
     """How the planes of an image batch lie in memory."""
 
@@ -331,7 +316,7 @@ def dense_lines(x: Tensor) -> tuple[Tensor, Layout]:
     """The images and their layout; a copy of them where the lines are not dense."""
     layout = Layout.of(x)
     if layout is None:
-        x = x.contiguous()
+        x = x.contiguous(memory_format=memory_format(x))
         layout = Layout.of(x)
     assert layout is not None
     return x, layout
@@ -394,13 +379,13 @@ def launch_vertical(
     return scratch
 
 
-def launch_bicubic_downsample(x: Tensor, scale: int, rounding: str, border: str) -> Tensor:
+def bicubic_downsample(x: Tensor, scale: int, *, rounding: str = "matlab", border: str = "symmetric") -> Tensor:
     """See `eco_kernels.bicubic_downsample`. Two launches; images with other than dense lines are copied first."""
     x, layout = dense_lines(x)
     batch, channels, height, width = x.shape
     rows, columns = height // scale, width // scale
-    interleaved = torch.channels_last if layout.planes == 1 else torch.contiguous_format
-    out = torch.empty((batch, channels, rows, columns), dtype=x.dtype, device=x.device, memory_format=interleaved)
+    shape = (batch, channels, rows, columns)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
     scratch = launch_vertical(x, layout, scale, rounding, border, None, rows)
     row_tiles = triton.cdiv(rows, ROWS.value)
     column_tiles = triton.cdiv(columns * layout.channels, COLUMNS.value)
@@ -420,52 +405,59 @@ def launch_bicubic_downsample(x: Tensor, scale: int, rounding: str, border: str)
     return out
 
 
-POINTERS = {torch.uint8: "*u8", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
 LAYOUTS = {"nchw": (3, 1), "channels_last": (1, 3)}
 """Planes per image and values per pixel of an RGB batch."""
 
+HR_VALUES = BATCH * RGB * HR_PATCH**2
+
+
+def scratch_bytes(scale: int, rounding: str) -> int:
+    """Of the scratch image of a whole batch."""
+    return HR_VALUES // scale * (1 if rounding == "matlab" else 4)
+
 
 def vertical_specialisation(
-    name: str, scale: int, dtype: torch.dtype, planes: int, rounding: str, top: str
+    operation: str, name: str, scale: int, dtype: torch.dtype, planes: int, rounding: str, *, patches: bool
 ) -> Specialisation:
-    """The first kernel on 16-byte aligned lines; `top` is "*i64" or "constexpr" (whole images)."""
-    signature = {"x": POINTERS[dtype], "scratch": "*u8" if rounding == "matlab" else "*fp32", "top": top}
+    """The first kernel on 16-byte aligned lines, for rows of patches or for whole images."""
+    types = {"x": POINTERS[dtype], "scratch": "*u8" if rounding == "matlab" else "*fp32", "top": "*i64"}
     columns = block(dtype, scale, rounding)
     constexprs = {
-        **({"top": None} if top == "constexpr" else {}),
+        **({} if patches else {"top": None}),
         "PLANES": planes,
         "UNIT": 16,
         "DIVISOR": DIVISOR[scale],
         "BLOCK": columns,
         **filter_constants(scale, "symmetric"),
     }
-    return specialisation(name, _vertical_kernel, signature, constexprs, ROWS.value * columns / scale)
-
-
-def specialisation(
-    name: str, kernel: Any, types: dict[str, str], constexprs: dict[str, Any], outputs: float
-) -> Specialisation:
-    """Fill in what follows from the kernel's arguments: those not named are int32."""
-    signature = {
-        argument: "constexpr" if argument in constexprs else types.get(argument, "i32") for argument in kernel.arg_names
-    }
-    aligned = {argument: 16 for argument, kind in signature.items() if kind.startswith("*")}
-    return Specialisation(name, kernel, signature, constexprs, aligned, NUM_WARPS, dict(OPTIONS), outputs)
+    return specialisation(
+        operation,
+        f"vertical-{name}",
+        _vertical_kernel,
+        types,
+        constexprs,
+        num_warps=NUM_WARPS,
+        outputs=ROWS.value * columns / scale,
+        bytes=HR_VALUES * dtype.itemsize + scratch_bytes(scale, rounding),
+    )
 
 
 def specialisations() -> Iterator[Specialisation]:
     """Both kernels for each scale, dtype, layout and rounding."""
+    operation = "bicubic_downsample"
     for scale, dtype, layout, rounding in product(TAPS, POINTERS, LAYOUTS, ROUNDINGS):
         if dtype == torch.uint8 and rounding == "none":
             continue
         planes, channels = LAYOUTS[layout]
-        name = f"x{scale}-{str(dtype).removeprefix('torch.')}-{layout}-{rounding}"
-        yield vertical_specialisation(f"vertical-{name}", scale, dtype, planes, rounding, "constexpr")
-        signature = {"scratch": "*u8" if rounding == "matlab" else "*fp32", "out": POINTERS[dtype]}
-        constexprs = {
-            "CHANNELS": channels,
-            "DIVISOR": DIVISOR[scale],
-            **filter_constants(scale, "symmetric"),
-        }
-        outputs = ROWS.value * COLUMNS.value
-        yield specialisation(f"horizontal-{name}", _horizontal_kernel, signature, constexprs, outputs)
+        name = f"x{scale}-{short_name(dtype)}-{layout}-{rounding}"
+        yield vertical_specialisation(operation, name, scale, dtype, planes, rounding, patches=False)
+        yield specialisation(
+            operation,
+            f"horizontal-{name}",
+            _horizontal_kernel,
+            {"scratch": "*u8" if rounding == "matlab" else "*fp32", "out": POINTERS[dtype]},
+            {"CHANNELS": channels, "DIVISOR": DIVISOR[scale], **filter_constants(scale, "symmetric")},
+            num_warps=NUM_WARPS,
+            outputs=ROWS.value * COLUMNS.value,
+            bytes=scratch_bytes(scale, rounding) + HR_VALUES // scale**2 * dtype.itemsize,
+        )

@@ -22,22 +22,20 @@ from eco_kernels.bicubic import DIVISOR, ROUNDINGS, TAPS
 from eco_kernels.triton_bicubic_downsample import (
     BIAS,
     COLUMNS,
+    HR_VALUES,
     LAYOUTS,
     NUM_WARPS,
-    OPTIONS,
-    POINTERS,
     ROWS,
-    Specialisation,
     check_offsets,
     dense_lines,
     filter_columns,
     filter_constants,
     launch_vertical,
-    specialisation,
+    scratch_bytes,
     sum_to_8_bit,
-    unit,
     vertical_specialisation,
 )
+from eco_kernels.triton_common import OPTIONS, POINTERS, Specialisation, on_device, short_name, specialisation, unit
 
 
 @triton.jit
@@ -138,26 +136,26 @@ def _horizontal_mix_kernel(
     tl.store(target, mixed.to(out.dtype.element_ty), mask=mask)
 
 
-def launch_downsample_mix(
+def downsample_mix(
     centroid: Tensor,
     lr: Tensor,
     alpha: Tensor,
     scale: int,
-    rounding: str,
-    border: str,
-    top: Tensor | None,
-    left: Tensor | None,
-    patch: int | None,
-    orientation: Tensor | None,
-    dtype: torch.dtype,
+    top: Tensor | None = None,
+    left: Tensor | None = None,
+    patch: int | None = None,
+    orientation: Tensor | None = None,
+    *,
+    rounding: str = "matlab",
+    border: str = "symmetric",
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """See `eco_kernels.downsample_mix`. Two launches; indices on the CPU are copied to the images' device."""
     centroid, layout = dense_lines(centroid)
     check_offsets("lr", lr)
     device = centroid.device
     top, left, orientation = (
-        None if place is None else place.to(device, non_blocking=True).contiguous()
-        for place in (top, left, orientation)
+        None if place is None else on_device(device, place)[0] for place in (top, left, orientation)
     )
     batch, channels, rows, columns = lr.shape
     if patch is not None:
@@ -193,17 +191,17 @@ def launch_downsample_mix(
 
 def specialisations() -> Iterator[Specialisation]:
     """Both kernels on patches for each scale, centroid dtype, layout, rounding, dtype of `lr` and of the result."""
+    operation = "downsample_mix"
     for scale, dtype, layout, rounding in product(TAPS, POINTERS, LAYOUTS, ROUNDINGS):
-        planes, channels = LAYOUTS[layout]
-        name = f"x{scale}-{str(dtype).removeprefix('torch.')}-{layout}-{rounding}"
-        yield vertical_specialisation(f"vertical-patch-{name}", scale, dtype, planes, rounding, "*i64")
+        name = f"patch-x{scale}-{short_name(dtype)}-{layout}-{rounding}"
+        planes, _ = LAYOUTS[layout]
+        yield vertical_specialisation(operation, name, scale, dtype, planes, rounding, patches=True)
     # The second kernel does not see the centroid's dtype, only the scratch image's.
     for scale, layout, rounding, real, result in product(
         TAPS, LAYOUTS, ROUNDINGS, (torch.uint8, torch.float32), (torch.float32, torch.bfloat16, torch.float16)
     ):
         planes, channels = LAYOUTS[layout]
-        kinds = "-".join(str(kind).removeprefix("torch.") for kind in (real, result))
-        signature = {
+        types = {
             "scratch": "*u8" if rounding == "matlab" else "*fp32",
             "lr": POINTERS[real],
             "alpha": "*fp32",
@@ -212,16 +210,14 @@ def specialisations() -> Iterator[Specialisation]:
             "orientation": "*i64",
             "out": POINTERS[result],
         }
-        constexprs = {
-            "PLANES": planes,
-            "CHANNELS": channels,
-            "DIVISOR": DIVISOR[scale],
-            **filter_constants(scale, "symmetric"),
-        }
+        constants = {"PLANES": planes, "CHANNELS": channels, "DIVISOR": DIVISOR[scale]}
         yield specialisation(
-            f"horizontal-mix-x{scale}-{kinds}-{layout}-{rounding}",
+            operation,
+            f"horizontal-mix-x{scale}-{short_name(real)}-{short_name(result)}-{layout}-{rounding}",
             _horizontal_mix_kernel,
-            signature,
-            constexprs,
-            ROWS.value * COLUMNS.value,
+            types,
+            constants | filter_constants(scale, "symmetric"),
+            num_warps=NUM_WARPS,
+            outputs=ROWS.value * COLUMNS.value,
+            bytes=scratch_bytes(scale, rounding) + HR_VALUES // scale**2 * (real.itemsize + result.itemsize),
         )

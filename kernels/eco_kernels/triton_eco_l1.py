@@ -17,13 +17,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from eco_kernels.cpu import CHARBONNIER_EPS
-from eco_kernels.triton_bicubic_downsample import POINTERS, Specialisation, unit
+from eco_kernels.checks import CHARBONNIER_EPS
+from eco_kernels.layout import memory_format
+from eco_kernels.triton_common import (
+    BATCH,
+    HR_PATCH,
+    OPTIONS,
+    POINTERS,
+    RGB,
+    Specialisation,
+    short_name,
+    size_of,
+    specialisation,
+    unit,
+)
 
 BLOCK = tl.constexpr(2048)
 """Elements per program: 16 per thread, so that one 128-bit load takes the uint8 of a thread."""
 NUM_WARPS = 4
-OPTIONS = {"enable_fp_fusion": False}
 
 L1 = tl.constexpr(1)
 L2 = tl.constexpr(2)
@@ -134,23 +145,22 @@ def _eco_l1_kernel(
     tl.store(partials + sample * tl.num_programs(0) + tl.program_id(0), tl.div_rn(total, count))
 
 
-def launch_eco_l1(
+def eco_l1_with_grad(
     sr: Tensor,
     hr: Tensor | None,
     centroid: Tensor | None,
     alpha: Tensor | None,
-    kind: str,
-    scale_factor: float | Tensor,
-    weights: Tensor | None,
+    *,
+    kind: str = "l1",
+    scale_factor: float | Tensor = 1.0,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `eco_kernels.eco_l1_with_grad`. Two launches: the kernel, and the sum of its partial sums."""
-    interleaved = _is_interleaved(sr)
-    if not interleaved:
-        sr = sr.contiguous()
     batch, channels, height, width = sr.shape
     elements = channels * height * width
-    if elements >= 2**31 or any(_reach(image) >= 2**31 for image in (hr, centroid) if image is not None):
-        raise ValueError(f"a sample of {tuple(sr.shape[1:])} elements is too large; the kernel takes up to {2**31}")
+    if elements > 2**31 - BLOCK.value or any(_reach(image) >= 2**31 for image in (hr, centroid) if image is not None):
+        raise ValueError(f"a sample of shape {tuple(sr.shape[1:])} is too large; the kernel takes up to 2^31 elements")
+    sr = sr.contiguous(memory_format=memory_format(sr))
     grad = torch.empty_like(sr)
     programs = triton.cdiv(elements, BLOCK.value)
     partials = torch.empty((batch, programs), dtype=torch.float32, device=sr.device)
@@ -161,7 +171,7 @@ def launch_eco_l1(
         centroid,
         alpha if hr is not None and centroid is not None else None,
         weights,
-        scale_factor,
+        scale_factor if isinstance(scale_factor, Tensor) else float(scale_factor),
         grad,
         partials,
         elements,
@@ -172,7 +182,7 @@ def launch_eco_l1(
         *(none if hr is None else hr.stride()),
         *(none if centroid is None else centroid.stride()),
         CHANNELS=channels,
-        INTERLEAVED=interleaved,
+        INTERLEAVED=memory_format(sr) == torch.channels_last,
         HR_SAME=hr is not None and hr.stride() == sr.stride(),
         CENTROID_SAME=centroid is not None and centroid.stride() == sr.stride(),
         SCALE_ON_DEVICE=isinstance(scale_factor, Tensor),
@@ -181,10 +191,6 @@ def launch_eco_l1(
         **OPTIONS,
     )
     return partials.sum(), grad
-
-
-def _is_interleaved(x: Tensor) -> bool:
-    return x.shape[1] > 1 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _reach(image: Tensor) -> int:
@@ -197,11 +203,11 @@ def specialisations() -> Iterator[Specialisation]:
     for kind, sr, hr, centroid in product(KINDS, (torch.float32, torch.bfloat16, torch.float16), images, images):
         if hr is None and centroid is None:
             continue
+        given = {name: dtype for name, dtype in (("hr", hr), ("centroid", centroid)) if dtype is not None}
+        absent = {"hr", "centroid", "alpha" if len(given) < 2 else "weights", "weights"} - given.keys()
         constexprs = {
-            **{name: None for name, dtype in (("hr", hr), ("centroid", centroid)) if dtype is None},
-            **({} if hr is not None and centroid is not None else {"alpha": None}),
-            "weights": None,
-            "CHANNELS": 3,
+            **dict.fromkeys(absent),
+            "CHANNELS": RGB,
             "INTERLEAVED": True,
             "HR_SAME": hr is not None,
             "CENTROID_SAME": centroid is not None,
@@ -209,22 +215,23 @@ def specialisations() -> Iterator[Specialisation]:
             "KIND": KINDS[kind],
         }
         types = {
+            **{name: POINTERS[dtype] for name, dtype in given.items()},
             "sr": POINTERS[sr],
             "grad": POINTERS[sr],
             "alpha": "*fp32",
             "partials": "*fp32",
             "scale": "fp32",
             "count": "fp32",
-            **{name: POINTERS[dtype] for name, dtype in (("hr", hr), ("centroid", centroid)) if dtype is not None},
         }
-        signature = {
-            argument: "constexpr" if argument in constexprs else types.get(argument, "i32")
-            for argument in _eco_l1_kernel.arg_names
-        }
-        aligned = {
-            argument: 16 for argument, form in signature.items() if form.startswith("*") or argument == "elements"
-        }
-        name = "-".join(str(part).removeprefix("torch.") for part in (kind, sr, hr, centroid))
-        yield Specialisation(
-            name, _eco_l1_kernel, signature, constexprs, aligned, NUM_WARPS, dict(OPTIONS), float(BLOCK.value)
+        element = 2 * sr.itemsize + size_of(hr) + size_of(centroid)
+        yield specialisation(
+            "eco_l1_with_grad",
+            "-".join((kind, *map(short_name, (sr, hr, centroid)))),
+            _eco_l1_kernel,
+            types,
+            constexprs,
+            num_warps=NUM_WARPS,
+            outputs=float(BLOCK.value),
+            bytes=BATCH * RGB * HR_PATCH**2 * element,
+            multiples=("elements",),
         )

@@ -14,29 +14,44 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from eco_kernels.triton_bicubic_downsample import POINTERS, Specialisation, unit
+from eco_kernels.triton_common import (
+    BATCH,
+    HR_PATCH,
+    OPTIONS,
+    POINTERS,
+    RGB,
+    Specialisation,
+    on_device,
+    short_name,
+    specialisation,
+    unit,
+)
 
 ROWS = tl.constexpr(8)
 VALUES = tl.constexpr(128)
 """A tile of the result: rows, and values of a row (pixels times channels). 1024 bytes per store: 8 per thread."""
 NUM_WARPS = 4
-OPTIONS = {"enable_fp_fusion": False}
 
 
 @triton.jit
-def tile_of_patch(offsets, widths, index, top, left, orientation, patch, CHANNELS: tl.constexpr):
-    """Where one tile of an oriented patch lies: element offsets in the store and in the result, and which are real.
+def tile_of_patch(patch, CHANNELS: tl.constexpr):
+    """Rows, values of a row and element offsets of one tile of the result, and which of them are real.
 
     The tile is taken in the result's order, so that stores are whole sectors; a transposed patch reads down columns,
     whose sectors the neighbouring rows of the tile use again.
     """
-    sample = tl.program_id(0)
     row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None]
     value = (tl.program_id(2) * VALUES + tl.arange(0, VALUES))[None, :]
+    target = tl.program_id(0).to(tl.int64) * (patch * patch * CHANNELS) + row * (patch * CHANNELS) + value
+    return row, value, target, (row < patch) & (value < patch * CHANNELS)
+
+
+@triton.jit
+def places_in_store(offsets, widths, index, top, left, orientation, row, value, patch, CHANNELS: tl.constexpr):
+    """Element offsets in the store of a tile of an oriented patch."""
+    sample = tl.program_id(0)
     column = value // CHANNELS
     channel = value % CHANNELS
-    mask = (row < patch) & (column < patch)
-
     image = tl.load(index + sample)
     turn = tl.load(orientation + sample).to(tl.int32)
     transposed = (turn & 4) != 0
@@ -47,9 +62,7 @@ def tile_of_patch(offsets, widths, index, top, left, orientation, patch, CHANNEL
     width = tl.load(widths + image).to(tl.int64)
     # Stores pass 2^31 bytes, and an image may: the corner's offset is 64-bit, and so is the way inside the patch.
     corner = tl.load(offsets + image) + (tl.load(top + sample) * width + tl.load(left + sample)) * CHANNELS
-    source = corner + (y * width + x) * CHANNELS + channel
-    target = sample.to(tl.int64) * (patch * patch * CHANNELS) + row * (patch * CHANNELS) + value
-    return source, target, mask, sample
+    return corner + (y * width + x) * CHANNELS + channel
 
 
 @triton.jit
@@ -65,7 +78,8 @@ def _gather_patches_kernel(store, offsets, widths, index, top, left, orientation
         patch: side of the patches in pixels.
         CHANNELS: values per pixel.
     """
-    source, target, mask, _ = tile_of_patch(offsets, widths, index, top, left, orientation, patch, CHANNELS)
+    row, value, target, mask = tile_of_patch(patch, CHANNELS)
+    source = places_in_store(offsets, widths, index, top, left, orientation, row, value, patch, CHANNELS)
     tl.store(out + target, tl.load(store + source, mask=mask, other=0), mask=mask)
 
 
@@ -93,16 +107,17 @@ def _gather_mix_kernel(
         out: fp16, bf16 or fp32 (B, patch, patch, CHANNELS), dense: channels_last.
         The others: as in `_gather_patches_kernel`.
     """
-    source, target, mask, sample = tile_of_patch(offsets, widths, index, top, left, orientation, patch, CHANNELS)
+    row, value, target, mask = tile_of_patch(patch, CHANNELS)
+    source = places_in_store(offsets, widths, index, top, left, orientation, row, value, patch, CHANNELS)
     a = unit(tl.load(store_a + source, mask=mask, other=0).to(tl.float32))
     b = unit(tl.load(store_b + source, mask=mask, other=0).to(tl.float32))
-    weight = tl.load(alpha + sample * alpha_stride)
+    weight = tl.load(alpha + tl.program_id(0) * alpha_stride)
     # In this form, and not as a difference, alpha 0 and 1 give the end points exactly.
     mixed = tl.fma(a, weight, b * (1.0 - weight))
     tl.store(out + target, mixed.to(out.dtype.element_ty), mask=mask)
 
 
-def launch_gather_patches(
+def gather_patches(
     store: Tensor,
     offsets: Tensor,
     widths: Tensor,
@@ -111,10 +126,11 @@ def launch_gather_patches(
     left: Tensor,
     orientation: Tensor,
     patch: int,
-    channels: int,
+    *,
+    channels: int = 3,
 ) -> Tensor:
     """See `eco_kernels.gather_patches`. One launch; indices on the CPU are copied to the store's device."""
-    places = _places(store.device, index, top, left, orientation)
+    places = on_device(store.device, index, top, left, orientation)
     out = torch.empty((len(index), patch, patch, channels), dtype=torch.uint8, device=store.device)
     grid = _grid(len(index), patch, channels)
     _gather_patches_kernel[grid](
@@ -123,7 +139,7 @@ def launch_gather_patches(
     return out
 
 
-def launch_gather_mix(
+def gather_mix(
     store_a: Tensor,
     store_b: Tensor,
     offsets: Tensor,
@@ -134,11 +150,12 @@ def launch_gather_mix(
     orientation: Tensor,
     patch: int,
     alpha: Tensor,
-    dtype: torch.dtype,
-    channels: int,
+    dtype: torch.dtype = torch.float32,
+    *,
+    channels: int = 3,
 ) -> Tensor:
     """See `eco_kernels.gather_mix`. One launch; indices on the CPU are copied to the stores' device."""
-    places = _places(store_a.device, index, top, left, orientation)
+    places = on_device(store_a.device, index, top, left, orientation)
     out = torch.empty((len(index), patch, patch, channels), dtype=dtype, device=store_a.device)
     grid = _grid(len(index), patch, channels)
     alpha_stride = alpha.stride(0) if alpha.ndim else 0
@@ -159,23 +176,24 @@ def launch_gather_mix(
     return out.permute(0, 3, 1, 2)
 
 
-def _places(device: torch.device, *places: Tensor) -> list[Tensor]:
-    return [place.to(device, non_blocking=True).contiguous() for place in places]
-
-
 def _grid(batch: int, patch: int, channels: int) -> tuple[int, int, int]:
     return batch, triton.cdiv(patch, ROWS.value), triton.cdiv(patch * channels, VALUES.value)
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """Both kernels on RGB, with every type of result and of `widths`."""
+    """Both kernels on RGB, with every type of result and of `widths`: `gather_patches` at HR, `gather_mix` at x2 LR."""
     places = {"offsets": "*i64", "index": "*i64", "top": "*i64", "left": "*i64", "orientation": "*i64"}
+    stores = {"store": "*u8", "store_a": "*u8", "store_b": "*u8", "alpha": "*fp32"}
+    values = BATCH * RGB * HR_PATCH**2
     for dtype, widths in product((torch.uint8, torch.float32, torch.bfloat16, torch.float16), ("*i64", "*i32")):
-        kernel = _gather_patches_kernel if dtype == torch.uint8 else _gather_mix_kernel
-        stores = {"store": "*u8", "store_a": "*u8", "store_b": "*u8", "alpha": "*fp32"}
-        types = {**places, **stores, "widths": widths, "out": POINTERS[dtype], "CHANNELS": "constexpr"}
-        signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
-        aligned = {argument: 16 for argument, kind in signature.items() if kind.startswith("*")}
-        outputs = ROWS.value * VALUES.value
-        name = f"{'gather' if dtype == torch.uint8 else 'gather-mix'}-{str(dtype).removeprefix('torch.')}-{widths[1:]}"
-        yield Specialisation(name, kernel, signature, {"CHANNELS": 3}, aligned, NUM_WARPS, dict(OPTIONS), outputs)
+        mixed = dtype != torch.uint8
+        yield specialisation(
+            "gather_mix" if mixed else "gather_patches",
+            f"{'gather-mix' if mixed else 'gather'}-{short_name(dtype)}-{widths[1:]}",
+            _gather_mix_kernel if mixed else _gather_patches_kernel,
+            {**places, **stores, "widths": widths, "out": POINTERS[dtype]},
+            {"CHANNELS": RGB},
+            num_warps=NUM_WARPS,
+            outputs=ROWS.value * VALUES.value,
+            bytes=values // 4 * (2 + dtype.itemsize) if mixed else values * 2,
+        )

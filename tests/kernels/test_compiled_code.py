@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from eco_kernels.offline import ARCHITECTURES, Report, inspect, specialisations
-from eco_kernels.triton_bicubic_downsample import OPTIONS, Specialisation
+from eco_kernels.triton_common import specialisation
 from eco_kernels.triton_eco_l1 import KINDS
 
 SPECIALISATIONS = {kernel.name: kernel for kernel in specialisations()}
@@ -30,8 +30,8 @@ DEFAULTS = {
 def faults(report: Report, threads: int) -> list[str]:
     """What is wrong with a compiled kernel."""
     found = []
-    if report.local_accesses or report.stack_bytes:
-        found.append(f"spills: {report.local_accesses} local accesses, {report.stack_bytes} bytes of stack")
+    if report.spill_bytes or report.stack_bytes:
+        found.append(f"spills: {report.spill_bytes} bytes, {report.stack_bytes} bytes of stack")
     if report.registers * threads > 128 * 128:
         found.append(f"{report.registers} registers at {threads} threads")
     if report.shared_bytes > 48 * 1024:
@@ -76,6 +76,16 @@ def _spilling_kernel(x, out, COUNT: tl.constexpr):
 
 
 def test_the_gate_fails_for_a_kernel_that_spills() -> None:
-    signature = {"x": "*fp32", "out": "*fp32", "COUNT": "constexpr"}
-    kernel = Specialisation("spilling", _spilling_kernel, signature, {"COUNT": 4}, {}, 1, dict(OPTIONS), 8192.0)
-    assert any("spills" in fault for fault in faults(inspect(kernel, 90), 32))
+    kernel = specialisation(
+        "test",
+        "spilling",
+        _spilling_kernel,
+        {"x": "*fp32", "out": "*fp32"},
+        {"COUNT": 4},
+        num_warps=1,
+        outputs=8192,
+        bytes=0,
+    )
+    report = inspect(kernel, 90)
+    assert report.spill_bytes > 0
+    assert any("spills" in fault for fault in faults(report, 32))

@@ -1,4 +1,7 @@
-"""Runs the tests of the Triton kernels in Triton's interpreter, each file in a process of its own."""
+"""Runs the tests of the Triton kernels in Triton's interpreter, each file in a process of its own.
+
+They call the public functions, which ECO_KERNELS=triton sends to the kernels.
+"""
 
 import os
 import subprocess
@@ -17,7 +20,7 @@ FILES = sorted(Path(__file__).parent.glob("test_triton_*.py"))
 def test_in_the_interpreter(file: Path, selection: str) -> None:
     pytest.importorskip("triton")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", selection, str(file)]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    environment = os.environ | {"TRITON_INTERPRET": "1", "ECO_KERNELS": "triton"}
     root = Path(__file__).parents[2]
     result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]

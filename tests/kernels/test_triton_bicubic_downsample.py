@@ -10,15 +10,14 @@ import triton.language as tl
 from PIL import Image
 from torch import Tensor
 
-from eco_kernels import reference
+from eco_kernels import bicubic_downsample, reference
 from eco_kernels.bicubic import BORDERS, DIVISOR, SCALES, TAPS
 from eco_kernels.triton_bicubic_downsample import (
     image_to_8_bit,
-    launch_bicubic_downsample,
     low_byte,
     sum_to_8_bit,
-    unit,
 )
+from eco_kernels.triton_common import unit
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 LAYOUTS = ("nchw", "channels_last", "cut")
@@ -60,7 +59,7 @@ def test_small_images(scale, dtype, layout, rounding, border, shape, fences) -> 
     if dtype == torch.uint8 and rounding == "none":
         dtype = torch.float32
     x = fences.copy(images(shape, scale, dtype, layout))
-    result = launch_bicubic_downsample(x, scale, rounding, border)
+    result = bicubic_downsample(x, scale, rounding=rounding, border=border)
     check(result, x, scale, rounding, border)
     channels_last = layout == "channels_last"
     assert result.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -71,12 +70,18 @@ def test_several_tiles(dtype, layout, rounding, shape, fences) -> None:
     if dtype == torch.uint8 and rounding == "none":
         dtype = torch.bfloat16
     x = fences.copy(images(shape, 2, dtype, layout))
-    check(launch_bicubic_downsample(x, 2, rounding, "symmetric"), x, 2, rounding, "symmetric")
+    check(bicubic_downsample(x, 2, rounding=rounding), x, 2, rounding, "symmetric")
 
 
 def test_lines_that_are_not_dense(fences) -> None:
     x = images((3, 4, 1, 3), 2, torch.uint8, "nchw").transpose(2, 3)
-    check(launch_bicubic_downsample(x, 2, "matlab", "symmetric"), x, 2, "matlab", "symmetric")
+    check(bicubic_downsample(x, 2), x, 2, "matlab", "symmetric")
+
+
+def test_an_image_too_large_is_refused() -> None:
+    x = torch.empty((1, 1, 2**16, 2**15 + 2), dtype=torch.uint8)  # never written: it takes no memory
+    with pytest.raises(ValueError, match="2147614720"):
+        bicubic_downsample(x, 2)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +94,7 @@ def test_published_images(scale, count, testdata) -> None:
     for name in sorted(hr, key=lambda name: hr[name].numel())[:count]:
         lr = read(testdata / f"Set5/LR_bicubic/X{scale}/{name}x{scale}.png")
         x = hr[name][:, :, : lr.shape[2] * scale, : lr.shape[3] * scale]
-        assert torch.equal(launch_bicubic_downsample(x, scale, "matlab", "symmetric"), lr)
+        assert torch.equal(bicubic_downsample(x, scale), lr)
 
 
 def read(path: Path) -> Tensor:

@@ -4,10 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eco_kernels import reference
+from eco_kernels import bicubic_downsample, downsample_mix, reference
 from eco_kernels.bicubic import BORDERS, SCALES
-from eco_kernels.triton_bicubic_downsample import launch_bicubic_downsample
-from eco_kernels.triton_downsample_mix import launch_downsample_mix
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 OUTPUTS = (torch.float32, torch.bfloat16, torch.float16)
@@ -62,8 +60,7 @@ def test_patches(scale, dtypes, layouts, rounding, border, window, fences) -> No
         left = torch.randint(0, width - patch + 1, (batch,), generator=generator)
         options |= {"top": top, "left": left, "patch": patch}
     arguments = (fences.copy(centroid), fences.copy(lr), fences.copy(alpha), scale)
-    place = (options.get("top"), options.get("left"), patch, options["orientation"])
-    result = launch_downsample_mix(*arguments, rounding, border, *place, dtype)
+    result = downsample_mix(*arguments, **options, dtype=dtype)
     check(result, dtype, arguments, options)
 
 
@@ -79,8 +76,7 @@ def test_every_orientation(patched, layout, fences) -> None:
     if patched:
         top, left = torch.tensor([0, 4, 0, 4, 2, 1, 3, 0]), torch.tensor([0, 0, 4, 4, 2, 3, 1, 1])
         options |= {"top": top, "left": left, "patch": patch}
-    place = (options.get("top"), options.get("left"), patch if patched else None, options["orientation"])
-    result = launch_downsample_mix(*arguments, "matlab", "symmetric", *place, torch.float32)
+    result = downsample_mix(*arguments, **options)
     check(result, torch.float32, arguments, options)
 
 
@@ -91,7 +87,7 @@ def test_several_tiles_that_are_not_square(rounding, layout, fences) -> None:
     centroid = fences.copy(images((1, 3, 34, 48), torch.bfloat16, layout, seed=5))
     lr = fences.copy(images((1, 3, 17, 24), torch.float32, layout, seed=6))
     arguments = (centroid, lr, torch.tensor(0.3), 2)
-    result = launch_downsample_mix(*arguments, rounding, "symmetric", None, None, None, None, torch.float32)
+    result = downsample_mix(*arguments, rounding=rounding)
     check(result, torch.float32, arguments, {"rounding": rounding})
 
 
@@ -101,9 +97,7 @@ def test_end_points_are_exact(scale, kind, fences) -> None:
     centroid = images((2, 3, 6 * scale, 5 * scale), kind, "channels_last", seed=7)
     lr = images((2, 3, 6, 5), kind, "channels_last", seed=8)
     alpha = torch.tensor([0.0, 1.0])
-    result = launch_downsample_mix(
-        centroid, lr, alpha, scale, "matlab", "symmetric", None, None, None, None, torch.float32
-    )
-    down = launch_bicubic_downsample(reference.to_8_bit(centroid).to(torch.uint8), scale, "matlab", "symmetric")
+    result = downsample_mix(centroid, lr, alpha, scale)
+    down = bicubic_downsample(reference.to_8_bit(centroid).to(torch.uint8), scale)
     assert torch.equal(result[0], down[0].float() / 255)
     assert torch.equal(result[1], lr[1].float() / 255 if kind == torch.uint8 else lr[1].float())

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eco_kernels import reference
-from eco_kernels.triton_gather import launch_gather_mix, launch_gather_patches
+from eco_kernels import gather_mix, gather_patches, reference
+from eco_kernels.dispatch import implementation
 
 SIZES = ((20, 31), (40, 24), (23, 23))
 
@@ -27,11 +27,15 @@ def places(patch: int, batch: int, dtype: torch.dtype = torch.int64) -> tuple[Te
     return tuple(torch.tensor(column, dtype=dtype) for column in (index, top, left, [k % 8 for k in range(batch)]))
 
 
+def test_the_kernels_are_what_is_tested() -> None:
+    assert implementation(torch.device("cpu")).__name__ == "eco_kernels.gpu"
+
+
 @pytest.mark.grid(patch=(1, 8, 17, 20), batch=(1, 9), channels=(1, 3), dtype=(torch.int32, torch.int64))
 def test_patches_are_equal_in_every_value(patch, batch, channels, dtype, fences) -> None:
     store, _, offsets, widths = stores(channels)
     at = places(patch, batch, dtype)
-    result = launch_gather_patches(fences.copy(store), offsets, widths.to(dtype), *at, patch, channels)
+    result = gather_patches(fences.copy(store), offsets, widths.to(dtype), *at, patch, channels=channels)
     assert torch.equal(result, reference.gather_patches(store, offsets, widths, *at, patch, channels=channels))
 
 
@@ -46,7 +50,7 @@ def test_blend(patch, batch, channels, dtype, per_sample, fences) -> None:
     first, second, offsets, widths = stores(channels)
     at = places(patch, batch)
     alpha = torch.rand(batch, generator=torch.Generator().manual_seed(0)) if per_sample else torch.tensor(0.37)
-    result = launch_gather_mix(first, second, offsets, widths, *at, patch, alpha, dtype, channels)
+    result = gather_mix(first, second, offsets, widths, *at, patch, alpha, dtype, channels=channels)
     expected = reference.gather_mix(first, second, offsets, widths, *at, patch, alpha, channels=channels)
     half_ulp = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps / 2
     assert result.dtype == dtype
@@ -58,20 +62,26 @@ def test_blend(patch, batch, channels, dtype, per_sample, fences) -> None:
 def test_end_points_are_exact(alpha: float) -> None:
     first, second, offsets, widths = stores(3)
     at = places(11, 8)
-    result = launch_gather_mix(first, second, offsets, widths, *at, 11, torch.tensor(alpha), torch.float32, 3)
+    result = gather_mix(first, second, offsets, widths, *at, 11, torch.tensor(alpha), torch.float32)
     store = first if alpha else second
     patches = reference.gather_patches(store, offsets, widths, *at, 11)
     assert torch.equal(result, patches.permute(0, 3, 1, 2).float() / 255)
 
 
-def test_offsets_past_2_to_the_31() -> None:
-    """Image 0 would lie 2^32 bytes before the store's real memory: only a 64-bit sum of offsets lands inside."""
-    store, _, offsets, widths = stores(3)
-    index, top, left, orientation = places(9, 8)
-    far = 2**32
-    # The offset of an image is far away, the corner brings it back: top counts rows of `widths` pixels.
-    rows = torch.full_like(top, far // 3)
-    shifted = offsets - rows[0] * widths * 3
-    result = launch_gather_patches(store, shifted, widths, index, top + rows[0], left, orientation, 9, 3)
-    assert shifted.min() < -(2**31)
-    assert torch.equal(result, reference.gather_patches(store, offsets, widths, index, top, left, orientation, 9))
+@pytest.mark.parametrize("inside", [False, True], ids=["image begins past it", "corner lies past it"])
+def test_offsets_past_2_to_the_31(inside) -> None:
+    """The store is written where the patch lies only, so it takes no memory."""
+    width, height, patch = (40_000, 17_921, 8) if inside else (50, 20, 8)
+    offset = 0 if inside else (2**31 // 3 + 1) * 3
+    store = torch.empty(offset + height * width * 3, dtype=torch.uint8)
+    top, left = height - patch, width - patch - 1
+    pixels = torch.randint(0, 256, (patch, patch, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for row in range(patch):
+        start = offset + ((top + row) * width + left) * 3
+        assert start > 2**31
+        store[start : start + patch * 3] = pixels[row].flatten()
+    at = tuple(torch.tensor([value]) for value in (0, top, left, 0))
+    offsets, widths = torch.tensor([offset]), torch.tensor([width])
+    assert torch.equal(gather_patches(store, offsets, widths, *at, patch)[0], pixels)
+    mixed = gather_mix(store, store, offsets, widths, *at, patch, torch.tensor(1.0))
+    assert torch.equal(mixed[0].permute(1, 2, 0), pixels.float() / 255)

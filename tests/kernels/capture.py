@@ -1,0 +1,86 @@
+"""Traces the Triton launches without a GPU and prints, as JSON, what PyTorch sees of them.
+
+A stub takes the place of Triton's driver, which only says for which device to compile. The backend records the graphs
+and runs nothing: this shows how a call is traced, not that it works on a GPU. Run in a process of its own.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.utils._triton
+import triton
+from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from triton.backends.compiler import GPUTarget
+
+from eco_kernels import gpu
+
+
+class StubDriver:
+    """Names a device to compile for."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Captured(Exception):
+    """Stops a call once its graph is known."""
+
+
+def launches(function: Callable, *args: Any, **kwargs: Any) -> list[list[str]]:
+    """What each launch of a call writes: names of the kernel's arguments that lie in fresh memory.
+
+    Raises:
+        AssertionError: The call is not one graph, or changes memory that is not its own.
+    """
+    graphs: list[torch.fx.GraphModule] = []
+
+    def record(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable:
+        graphs.append(graph)
+        raise Captured
+
+    torch.compiler.reset()
+    try:
+        torch.compile(function, fullgraph=True, backend=aot_autograd(fw_compiler=record))(*args, **kwargs)
+    except Exception:
+        if not graphs:
+            raise
+    (graph,) = graphs
+    found = []
+    for node in graph.graph.nodes:
+        if "triton_kernel_wrapper" in str(node.target):
+            written = node.kwargs["tensors_to_clone"]
+            origins = {name: str(node.kwargs["kwargs"][name].target) for name in written}
+            assert all(origin.startswith("aten.empty") for origin in origins.values()), origins
+            found.append(sorted(written))
+        assert not getattr(getattr(node.target, "_schema", None), "is_mutable", False), node
+    return found
+
+
+def main() -> None:
+    triton.runtime.driver.set_active(StubDriver())
+    torch.utils._triton.has_triton = lambda *_: True
+    sr, hr = torch.zeros(2, 3, 16, 16, dtype=torch.bfloat16), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    lr, alpha = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor(0.5)
+    store, zero = torch.zeros(3072, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    places = (zero[:1], zero[:1] + 32, zero, zero, zero, zero)
+    found = {
+        "gather_patches": launches(gpu.gather_patches, store, *places, 16),
+        "gather_mix": launches(gpu.gather_mix, store, store, *places, 16, alpha),
+        "bicubic_downsample": launches(gpu.bicubic_downsample, sr, 2),
+        "downsample_mix": launches(gpu.downsample_mix, hr, lr, alpha, 2, zero, zero, 4, zero),
+        "eco_l1_with_grad": launches(gpu.eco_l1_with_grad, sr, hr, hr, alpha, scale_factor=255.0),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
