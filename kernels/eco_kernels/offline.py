@@ -20,6 +20,16 @@ from eco_kernels.triton_common import OPTIONS, Specialisation
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 
+DEFAULTS = {
+    "gather-uint8-i64",
+    "gather-mix-float32-i64",
+    "l1-float32-uint8-uint8",
+    "l1-bfloat16-uint8-uint8",
+    *(f"vertical-patch-x{scale}-bfloat16-channels_last-matlab" for scale in (2, 3, 4)),
+    *(f"horizontal-mix-x{scale}-uint8-float32-channels_last-matlab" for scale in (2, 3, 4)),
+}
+"""What a training step uses by default."""
+
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
 

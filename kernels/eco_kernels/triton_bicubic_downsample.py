@@ -342,13 +342,10 @@ def filter_constants(scale: int, border: str) -> dict[str, Any]:
 def block(dtype: torch.dtype, scale: int, rounding: str) -> int:
     """Values of a line per program of the first kernel: 16 bytes for each of the 8 threads that share a row.
 
-    For uint8 that is 16 values with 64 sums per thread. With the 28 loads of scale 4 or an fp32 scratch image, each is
-    halved to stay within 128 registers (134 to 168 without).
+    Each is halved with the 28 loads of scale 4, which sm_100 would keep in 168 registers and spill, and with the fp32
+    scratch image of uint8, whose 16 values per thread have 64 sums.
     """
-    columns = 128 // dtype.itemsize
-    if dtype == torch.uint8:
-        columns >>= (scale == 4) + (rounding == "none")
-    return columns
+    return 128 // dtype.itemsize >> (scale == 4) + (dtype == torch.uint8 and rounding == "none")
 
 
 def launch_vertical(

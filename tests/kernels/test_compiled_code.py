@@ -11,29 +11,23 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 import triton
 import triton.language as tl
 
-from eco_kernels.offline import ARCHITECTURES, Report, inspect, specialisations
+from eco_kernels.offline import ARCHITECTURES, DEFAULTS, Report, inspect, specialisations
 from eco_kernels.triton_common import specialisation
 from eco_kernels.triton_eco_l1 import KINDS
 
 SPECIALISATIONS = {kernel.name: kernel for kernel in specialisations()}
-DEFAULTS = {
-    "gather-uint8-i64",
-    "gather-mix-float32-i64",
-    "l1-float32-uint8-uint8",
-    "l1-bfloat16-uint8-uint8",
-    *(f"vertical-patch-x{scale}-bfloat16-channels_last-matlab" for scale in (2, 3, 4)),
-    *(f"horizontal-mix-x{scale}-uint8-float32-channels_last-matlab" for scale in (2, 3, 4)),
-}
-"""What a training step uses by default."""
 
 
-def faults(report: Report, threads: int) -> list[str]:
+def faults(report: Report) -> list[str]:
     """What is wrong with a compiled kernel."""
     found = []
     if report.spill_bytes or report.stack_bytes:
         found.append(f"spills: {report.spill_bytes} bytes, {report.stack_bytes} bytes of stack")
-    if report.registers * threads > 128 * 128:
-        found.append(f"{report.registers} registers at {threads} threads")
+    # The second pass of the bicubic runs one warp per program, of which sm_86 holds 16 at most. So the assembler has
+    # registers to spare there and takes up to 164 of them, where elsewhere it stays below 128.
+    limit = 168 if report.arch == 86 and report.name.startswith("horizontal") else 128
+    if report.registers > limit:
+        found.append(f"{report.registers} registers")
     if report.shared_bytes > 48 * 1024:
         found.append(f"{report.shared_bytes} bytes of shared memory")
     narrow_loads, narrow_stores = report.loads - report.loads_128, report.stores - report.stores_128
@@ -56,9 +50,8 @@ def test_the_defaults_exist() -> None:
 
 @pytest.mark.parametrize(("name", "arch"), cases())
 def test_compiled_code(name: str, arch: int) -> None:
-    kernel = SPECIALISATIONS[name]
-    report = inspect(kernel, arch)
-    assert not faults(report, 32 * kernel.num_warps), report
+    report = inspect(SPECIALISATIONS[name], arch)
+    assert not faults(report), report
 
 
 @triton.jit
@@ -88,4 +81,4 @@ def test_the_gate_fails_for_a_kernel_that_spills() -> None:
     )
     report = inspect(kernel, 90)
     assert report.spill_bytes > 0
-    assert any("spills" in fault for fault in faults(report, 32))
+    assert any("spills" in fault for fault in faults(report))
