@@ -57,7 +57,7 @@ def _product_step(images: list[Four], precision: str) -> Callable[[int, float], 
 
     def step(number: int, alpha: float) -> None:
         plan = sampler.plan(number)
-        state(number, make_batch(training_set, plan, PATCH, blend("eco", alpha, plan.uniform))).item()
+        state(number, make_batch(training_set, plan, PATCH, blend("eco", alpha, plan.uniform)))[0].item()
 
     return step
 

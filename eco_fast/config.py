@@ -70,16 +70,27 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """Optimiser, learning rate, gradient clip, EMA."""
 
-    name: Literal["adam", "adamw"] = "adam"
+    name: str = "adam"  # adam, adamw, lamb, or any optimiser of torch.optim
+    options: dict[str, Any] = {}  # of the optimiser, besides those below: momentum of sgd, say
     lr: PositiveFloat = 1e-3
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    milestones: list[NonNegativeInt] = []  # of `multistep`: steps at which the rate is multiplied by gamma
+    gamma: PositiveFloat = 0.5
     warmup: NonNegativeInt = 0  # steps of linear rise
     clip_value: NonNegativeFloat = 0.0  # 0: no clip by value
     clip_norm: NonNegativeFloat = 0.0  # 0: no clip by norm
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: no average is kept
+
+
+class GuardConfig(Section):
+    """Updates that do not count: a jump of the loss, or a loss or gradient that is not finite."""
+
+    skip_factor: NonNegativeFloat = 5.0  # times the last accepted loss; 0: only what is not finite
+    first_loss: NonNegativeFloat = 0.0  # taken as the last accepted loss before the first update; 0: none
+    limit: PositiveInt = 100  # skipped updates in a row that end the run
 
 
 class RunConfig(Section):
@@ -108,6 +119,7 @@ class Config(Section):
     alpha: AlphaConfig = AlphaConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
+    guard: GuardConfig = GuardConfig()
     run: RunConfig = RunConfig()
 
 

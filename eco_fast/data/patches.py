@@ -78,5 +78,5 @@ def input_patches(
         plan.left,
         plan.orientation,
         patch,
-        alpha.to(device),
+        alpha.to(device, non_blocking=True),
     )

@@ -18,7 +18,7 @@ class Progress(NamedTuple):
     """Where a checkpoint stands."""
 
     step: int  # updates done
-    window: Tensor  # losses added up since the last line of the log, fp32, 0-dim
+    window: Tensor  # since the last line of the log: sum of the accepted losses, and their number; fp32 (2,)
     environment: Mapping[str, str]
 
 
@@ -53,7 +53,8 @@ class Checkpoints:
             save_weights(temporary / "weights.safetensors", state.student.state_dict(), metadata)
             if state.ema is not None:
                 save_weights(temporary / "ema.safetensors", state.ema.network.state_dict(), metadata)
-            _save_synced(temporary / "state.pt", {"optimizer": state.optimizer.state_dict(), **progress._asdict()})
+            content = {"optimizer": state.optimizer.state_dict(), "guard": state.guard.state_dict()}
+            _save_synced(temporary / "state.pt", {**content, **progress._asdict()})
             shutil.rmtree(final, ignore_errors=True)
             temporary.replace(final)
             _sync(self.path)
@@ -76,6 +77,7 @@ class Checkpoints:
             load_into(state.ema.network, path / "ema.safetensors")
         content = _load_state(path / "state.pt")
         state.optimizer.load_state_dict(content["optimizer"])
+        state.guard.load_state_dict(content["guard"])
         return Progress(content["step"], content["window"], content["environment"])
 
 

@@ -1,6 +1,5 @@
 """The training loop: `train(config)` from images to the last checkpoint."""
 
-import math
 import signal
 import time
 from collections.abc import Iterator
@@ -86,7 +85,7 @@ def train(
         progress = _resume(folder, state, config, display)
     else:
         folder.start(config)
-        progress = Progress(0, torch.zeros((), device=config.run.device), describe(config.run))
+        progress = Progress(0, torch.zeros(2, device=config.run.device), describe(config.run))
     return _Loop(config, folder, inputs, state, display).run(progress)
 
 
@@ -162,7 +161,8 @@ class _Loop:
         stopped, done = False, first
         with _stop_signal() as stop, self.display.training(run.steps, first) as show:
             for step in range(first, run.steps):
-                window += self._step(step)
+                loss, skip = self._step(step)
+                window += torch.stack((torch.where(skip.bool(), 0.0, loss), 1.0 - skip))
                 done = step + 1
                 last = done == run.steps
                 stopped = stop.asked and not last
@@ -182,7 +182,7 @@ class _Loop:
             raise Stopped(f"stopped after step {done}; checkpoint {self.checkpoint}; go on with --resume")
         return Result(self.checkpoint, clock.rate(run.steps - first), self.psnr_y)
 
-    def _step(self, step: int) -> Tensor:
+    def _step(self, step: int) -> tuple[Tensor, Tensor]:
         plan = self.sampler.plan(step)
         weights = blend(self.config.mode, self.alpha(step / self.config.run.steps), plan.uniform)
         batch = make_batch(self.inputs.images, plan, self.config.data.patch, weights)
@@ -191,22 +191,27 @@ class _Loop:
     def _log(self, done: int, window: Tensor, clock: "_Clock") -> str:
         """Write one line of metrics; the only place where the host waits for the device."""
         run = self.config.run
-        loss = window.item() / (done % run.log_every or run.log_every)
-        if not math.isfinite(loss):
-            kept = f"the last checkpoint is {self.checkpoint}" if self.checkpoint else "no checkpoint was written yet"
-            raise UserError(f"the loss is {loss} at step {done}; {kept}; lower optim.lr or set optim.clip_norm")
+        skipped = self.state.guard.check(self.config.guard.limit, done, self._kept())
+        total, accepted = window.tolist()
         record: dict[str, Any] = {
             "kind": "train",
             "step": done,
-            "loss": loss,
+            "loss": total / accepted if accepted else None,
             "lr": learning_rate(done - 1, run.steps, self.config.optim),
+            "skipped": skipped,
         }
         if uses_alpha(self.config.mode):
             record["alpha"] = self.alpha((done - 1) / run.steps)
         rate = clock.lap(done) * self.config.data.batch
         self.folder.log({**record, "patches_per_second": rate, "time": time.time()})
         alpha = f"alpha {record['alpha']:.3f}  " if "alpha" in record else ""
-        return f"loss {loss:.4f}  {alpha}lr {record['lr']:.2e}  {rate:.0f} patches/s"
+        loss = f"{record['loss']:.4f}" if accepted else "none accepted"
+        return f"loss {loss}  {alpha}lr {record['lr']:.2e}  {rate:.0f} patches/s" + f"  {skipped} skipped" * bool(
+            skipped
+        )
+
+    def _kept(self) -> str:
+        return f"the last checkpoint is {self.checkpoint}" if self.checkpoint else "no checkpoint was written yet"
 
     def _validate(self, done: int) -> None:
         ema = self.state.ema
@@ -217,10 +222,8 @@ class _Loop:
         self.display.line(f"step {done}: {scores.psnr_y:.3f} dB PSNR-Y on {len(self.inputs.valid)} validation images")
 
     def _save(self, done: int, window: Tensor) -> None:
-        if not (math.isfinite(window.item()) and all(p.isfinite().all() for p in self.state.parameters)):
-            raise UserError(
-                f"weights or loss are not finite at step {done}, so no checkpoint is written; lower optim.lr"
-            )
+        if not all(p.isfinite().all() for p in self.state.parameters):
+            raise UserError(f"weights are not finite at step {done}, so no checkpoint is written; lower optim.lr")
         progress = Progress(done, window.cpu(), describe(self.config.run))
         self.checkpoint = self.folder.checkpoints.save(self.state, progress, self.identity)
 

@@ -1,43 +1,84 @@
 """Optimisers, the learning rate over training, and the average of the weights."""
 
 import copy
+import difflib
+import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eco_fast.config import OptimConfig
+from eco_fast.errors import UserError
+from eco_fast.train.lamb import Lamb
 
 
 def make_optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    """Fused Adam or AdamW over the trainable parameters."""
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
-    return kind(
-        parameters,
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    """Adam and AdamW in their fused form, LAMB, or any other optimiser of `torch.optim` by its name.
+
+    Raises:
+        UserError: There is none of that name, or it does not take one of `optim.options`.
+    """
+    kind = _optimizers().get(config.name.lower())
+    if kind is None:
+        near = difflib.get_close_matches(config.name.lower(), list(_optimizers()), n=1, cutoff=0)
+        raise UserError(f"unknown optimiser optim.name={config.name}; did you mean {near[0]}?")
+    known = inspect.signature(kind).parameters
+    usual = {"betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
+    options: dict[str, Any] = {name: value for name, value in usual.items() if name in known} | config.options
+    unknown = sorted(options.keys() - known.keys())
+    if unknown:
+        raise UserError(f"optimiser {config.name} has no option {', '.join(unknown)}; mend optim.options")
+    if has_fused_form(config.name):
+        options["fused"] = True
+    return kind(parameters, lr=config.lr, **options)
+
+
+def has_fused_form(name: str) -> bool:
+    """Whether the optimiser reads learning rate and `found_inf` on the device: no step of it waits for the host."""
+    return name.lower() in ("adam", "adamw")
+
+
+def takes_device_scalars(name: str) -> bool:
+    """Whether learning rate and the decision to skip may lie on the device."""
+    return has_fused_form(name) or name.lower() == "lamb"
+
+
+def _optimizers() -> dict[str, Callable[..., torch.optim.Optimizer]]:
+    found: dict[str, Any] = {name.lower(): kind for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
+    del found["optimizer"]
+    return {**found, "lamb": Lamb}
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
-    """The learning rate of update `step` (0 to steps - 1): linear warm-up, then constant or cosine to 0."""
+    """The learning rate of update `step` (0 to steps - 1): a linear warm-up, then the schedule."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     if config.schedule == "constant":
         return config.lr
+    if config.schedule == "multistep":
+        return config.lr * config.gamma ** sum(step >= milestone for milestone in config.milestones)
     progress = (step - config.warmup) / max(1, steps - config.warmup)
     return config.lr * (0.5 + 0.5 * math.cos(math.pi * progress))
 
 
-def clip_gradients(parameters: list[nn.Parameter], config: OptimConfig) -> None:
-    """Clip by value, then by norm, each where it is asked for."""
+def clip_gradients(parameters: list[nn.Parameter], config: OptimConfig) -> Tensor:
+    """Clip by value, then by norm, each where it is asked for.
+
+    Returns:
+        The norm of all gradients before that, fp32 0-dim on the device.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    after = norm
     if config.clip_value:
         nn.utils.clip_grad_value_(parameters, config.clip_value, foreach=True)
+        after = nn.utils.get_total_norm(gradients, foreach=True) if config.clip_norm else norm
     if config.clip_norm:
-        nn.utils.clip_grad_norm_(parameters, config.clip_norm, foreach=True)
+        nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, after, foreach=True)
+    return norm
 
 
 class Ema:
@@ -54,6 +95,14 @@ class Ema:
         self._source: list[Tensor] = list(network.parameters())
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average towards the weights after update `step`, counted from 0."""
-        torch._foreach_lerp_(self._average, self._source, 1.0 - min(self.decay, step / (step + 10)))
+    def update(self, step: int, skip: Tensor | None = None) -> None:
+        """Move the average towards the weights after update `step`, counted from 0.
+
+        Args:
+            step: Number of the update.
+            skip: 1.0 leaves the average as it is; fp32 0-dim on the device.
+        """
+        share: Any = 1.0 - min(self.decay, step / (step + 10))
+        if skip is not None:  # a weight of 0 keeps every bit, and one of 1 copies
+            share = [share * (1.0 - skip)] * len(self._average)
+        torch._foreach_lerp_(self._average, self._source, share)

@@ -10,7 +10,8 @@ from eco_fast.data.patches import input_patches, target_patches
 from eco_fast.data.sampler import Plan
 from eco_fast.data.store import TrainingSet
 from eco_fast.eco.objective import Blend
-from eco_fast.train.optim import Ema, clip_gradients, learning_rate, make_optimizer
+from eco_fast.train.guard import SkipRule
+from eco_fast.train.optim import Ema, clip_gradients, learning_rate, make_optimizer, takes_device_scalars
 from eco_kernels import eco_l1_with_grad
 
 
@@ -31,7 +32,7 @@ def make_batch(images: TrainingSet, plan: Plan, patch: int, weights: Blend) -> B
         x=input_patches(images, plan, patch, weights.input, weights.needs_lr, weights.needs_centroid_lr),
         hr=target_patches(images.hr, plan, patch, images.scale) if weights.needs_hr else None,
         centroid=target_patches(images.centroid, plan, patch, images.scale) if weights.needs_centroid else None,
-        alpha=weights.target.to(device),
+        alpha=weights.target.to(device, non_blocking=True),
     )
 
 
@@ -43,12 +44,17 @@ class StudentStep:
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, config.optim)
         self.ema = Ema(student, config.optim.ema) if config.optim.ema else None
+        self.guard = SkipRule(config.guard.skip_factor, config.guard.first_loss, config.run.device)
         self._config = config
         self._device_type = config.run.device
         self._autocast = config.run.precision == "bf16"
 
-    def __call__(self, step: int, batch: Batch) -> Tensor:
-        """Update the weights; returns the loss as a 0-dim fp32 tensor on the device, not read by the host."""
+    def __call__(self, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Update the weights, unless the skip rule forbids it.
+
+        Returns:
+            The loss, and 1.0 if the update was skipped, else 0.0: fp32 0-dim on the device, not read by the host.
+        """
         config = self._config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config.run.steps, config.optim)
@@ -58,9 +64,17 @@ class StudentStep:
             sr.detach(), batch.hr, batch.centroid, batch.alpha, kind=config.loss.kind, scale_factor=config.loss.scale
         )
         sr.backward(grad)
-        clip_gradients(self.parameters, config.optim)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        norm = clip_gradients(self.parameters, config.optim)
+        skip = self.guard.judge(loss, norm)
+        self._update(skip)
         if self.ema is not None:
-            self.ema.update(step)
-        return loss
+            self.ema.update(step, skip)
+        return loss, skip
+
+    def _update(self, skip: Tensor) -> None:
+        if takes_device_scalars(self._config.optim.name):
+            self.optimizer.found_inf = skip  # type: ignore[attr-defined]  # what GradScaler tells fused optimisers
+            self.optimizer.step()
+        elif not skip.item():  # other optimisers cannot be told: the host has to wait and decide
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)

@@ -10,9 +10,10 @@ from eco_fast.config import Config, OptimConfig, parse_config
 from eco_fast.data.sampler import Plan, Sampler
 from eco_fast.data.store import FlatImages, TrainingSet, bicubic_lr
 from eco_fast.eco.objective import MODES, blend
+from eco_fast.errors import UserError
 from eco_fast.models import build
 from eco_fast.train.environment import resolve
-from eco_fast.train.optim import Ema, learning_rate
+from eco_fast.train.optim import Ema, learning_rate, make_optimizer
 from eco_fast.train.step import Batch, StudentStep, make_batch
 from eco_kernels import eco_l1_with_grad
 
@@ -68,7 +69,7 @@ def test_images_of_weight_zero_are_not_read(rng: np.random.Generator, alpha: flo
     assert (batch.centroid is not None) == (read == "centroid")
 
 
-def _config(**optim: float) -> Config:
+def _config(**optim: object) -> Config:
     run = {"precision": "fp32", "steps": 10, "device": "cpu"}
     return resolve(parse_config({"scale": 2, "optim": optim, "run": run}, "test"))
 
@@ -79,23 +80,66 @@ def test_repeated_updates_lower_the_loss_and_move_the_average(rng: np.random.Gen
     x = torch.from_numpy(rng.random((2, 3, 8, 8), dtype=np.float32))
     hr = torch.from_numpy(rng.integers(0, 256, (2, 3, 16, 16), dtype=np.uint8))
     batch = Batch(x, hr, None, torch.tensor(1.0))
-    losses = [state(step, batch).item() for step in range(8)]
+    losses = [state(step, batch)[0].item() for step in range(8)]
     assert losses[-1] < losses[0]
     assert state.ema is not None
     assert not any(torch.equal(a, b) for a, b in zip(state.ema.network.parameters(), state.parameters, strict=True))
 
 
-def test_the_first_update_of_the_average_copies() -> None:
+@pytest.mark.parametrize("skip", [None, torch.tensor(0.0)])
+def test_the_first_update_of_the_average_copies(skip: torch.Tensor | None) -> None:
     network = nn.Linear(3, 3)
     ema = Ema(network, 0.9)
     with torch.no_grad():
         network.weight.fill_(1.0)
-    ema.update(0)
+    ema.update(0, skip)
     assert torch.equal(ema.network.weight, network.weight)
     with torch.no_grad():
         network.weight.fill_(2.0)
-    ema.update(10_000)
+    ema.update(10_000, torch.tensor(1.0))
+    assert torch.equal(ema.network.weight, torch.ones((3, 3)))
+    ema.update(10_000, skip)
     torch.testing.assert_close(ema.network.weight, torch.full((3, 3), 1.1))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "sgd"])
+@pytest.mark.parametrize("planted", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(rng: np.random.Generator, name: str, planted: str) -> None:
+    """Weights, optimiser state and average after a bad batch have the bits of a run without it."""
+    x = torch.from_numpy(rng.random((2, 3, 8, 8), dtype=np.float32))
+    good = Batch(x, torch.from_numpy(rng.integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)), None, torch.tensor(1.0))
+    bad = good._replace(x=torch.full_like(x, torch.nan))
+    results = []
+    for third in (bad, None):
+        torch.manual_seed(0)
+        state = StudentStep(build("edsr-tiny", 2, blocks=1, channels=8), _config(name=name, lr=1e-3, clip_value=0.1))
+        for step, batch in enumerate((good, good, third, good)):
+            hook = None
+            if batch is not None and batch is third and planted == "gradient":
+                batch = good
+                hook = state.parameters[0].register_hook(lambda grad: grad * torch.inf)
+            if batch is not None:
+                state(step, batch)
+            if hook is not None:
+                hook.remove()
+        assert state.ema is not None
+        moments = [
+            t for p in state.parameters for t in state.optimizer.state[p].values() if isinstance(t, torch.Tensor)
+        ]
+        results.append([p.detach() for p in (*state.parameters, *state.ema.network.parameters())] + moments)
+        assert state.guard.skipped.item() == (third is not None)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_optimisers_by_name() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    assert isinstance(make_optimizer([weight], OptimConfig(name="RAdam")), torch.optim.RAdam)
+    momentum = OptimConfig(name="sgd", options={"momentum": 0.9})
+    assert make_optimizer([weight], momentum).defaults["momentum"] == 0.9
+    with pytest.raises(UserError, match=r"optim.name=lambda; did you mean lamb\?"):
+        make_optimizer([weight], OptimConfig(name="lambda"))
+    with pytest.raises(UserError, match="no option nesterov"):
+        make_optimizer([weight], OptimConfig(options={"nesterov": True}))
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
@@ -105,3 +149,8 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[54] == pytest.approx(0.5)
     assert 0 < rates[-1] < 1e-3
     assert learning_rate(70, 104, OptimConfig(lr=1.0, schedule="constant")) == 1.0
+
+
+def test_multistep_learning_rate() -> None:
+    config = OptimConfig(lr=8.0, schedule="multistep", milestones=[10, 20])
+    assert [learning_rate(step, 30, config) for step in (0, 9, 10, 19, 20, 29)] == [8.0, 8.0, 4.0, 4.0, 2.0, 2.0]
