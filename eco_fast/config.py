@@ -36,6 +36,9 @@ class TeacherConfig(Section):
     file: Path | None = None
     name: str | None = None  # of the network, for a bare weights file
     precision: Literal["fp32", "bf16"] = "fp32"
+    mode: Literal["auto", "cached", "online"] = "auto"  # auto: cached
+    context: PositiveInt = 2  # LR pixels around a patch that an online teacher sees
+    rounding: Literal["8bit", "none"] = "8bit"  # of an online teacher's centroids; stored ones are 8 bit
 
 
 class DataConfig(Section):

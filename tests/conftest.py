@@ -27,7 +27,7 @@ def make_image(height: int, width: int, seed: int) -> np.ndarray:
     """A smooth random RGB image, uint8 (height, width, 3)."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (height // 6 + 2, width // 6 + 2, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @pytest.fixture
