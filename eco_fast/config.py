@@ -83,6 +83,7 @@ class OptimConfig(Section):
     milestones: list[NonNegativeInt] = []  # of `multistep`: steps at which the rate is multiplied by gamma
     gamma: PositiveFloat = 0.5
     warmup: NonNegativeInt = 0  # steps of linear rise
+    accumulate: PositiveInt = 1  # parts that a batch is computed in, to save memory
     clip_value: NonNegativeFloat = 0.0  # 0: no clip by value
     clip_norm: NonNegativeFloat = 0.0  # 0: no clip by norm
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: no average is kept
@@ -103,7 +104,9 @@ class RunConfig(Section):
     steps: PositiveInt = 125_000
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    compile: Literal["auto", "off", "default", "max-autotune"] = "auto"
+    lanes: bool = True  # make batches one step ahead, on a stream of their own
     threads: NonNegativeInt = 0  # CPU threads; 0: PyTorch's choice
     log_every: PositiveInt = 100
     valid_every: PositiveInt = 5_000

@@ -8,15 +8,16 @@ import torch
 import eco_fast
 from eco_fast.config import Config, RunConfig
 from eco_fast.errors import UserError
+from eco_fast.train.compiled import resolve_compile
 
 
 def resolve(config: Config, previous: Config | None = None) -> Config:
-    """Replace `auto` device and precision and 0 threads by what will be used.
+    """Replace `auto` device, precision and compilation and 0 threads by what will be used.
 
     A resumed run takes what its first part used (`previous`), so that the same bits come out.
 
     Raises:
-        UserError: CUDA is asked for and there is none.
+        UserError: CUDA or a compiler is asked for and there is none.
     """
     run, before = config.run, previous.run if previous else None
     device: Any = run.device
@@ -28,7 +29,9 @@ def resolve(config: Config, previous: Config | None = None) -> Config:
     if precision == "auto":
         precision = before.precision if before else ("bf16" if has_fast_bf16(device) else "fp32")
     threads = run.threads or (before.threads if before else torch.get_num_threads())
-    update = {"device": device, "precision": precision, "threads": threads}
+    compile_: Any = before.compile if before and run.compile == "auto" else run.compile
+    compile_ = resolve_compile(compile_, config.student.name, device)
+    update = {"device": device, "precision": precision, "threads": threads, "compile": compile_}
     return config.model_copy(update={"run": run.model_copy(update=update)})
 
 
@@ -42,8 +45,8 @@ def has_fast_bf16(device: str) -> bool:
 def configure(run: RunConfig) -> None:
     """Set PyTorch's process-wide switches for a resolved run. Called by the commands, never at import."""
     torch.set_num_threads(run.threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = run.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = run.precision == "tf32"
     torch.backends.cudnn.benchmark = run.device == "cuda"
 
 

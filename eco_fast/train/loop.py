@@ -13,23 +13,27 @@ from torch import Tensor, nn
 
 from eco_fast.config import Config, differing_keys
 from eco_fast.data.notes import Notes
+from eco_fast.data.resident import Resident
 from eco_fast.data.sampler import Sampler
 from eco_fast.data.store import TrainingSet, load_training_set
-from eco_fast.eco.alpha import make_schedule
-from eco_fast.eco.objective import blend, needs_teacher, uses_alpha
+from eco_fast.eco.objective import needs_teacher, uses_alpha
 from eco_fast.eco.teacher import refuse_shared_storage
 from eco_fast.errors import Stopped, UserError
 from eco_fast.evaluate.benchmark import Pair, load_benchmark
 from eco_fast.evaluate.run import evaluate
 from eco_fast.models import build
 from eco_fast.models.weights import identity, load_into
+from eco_fast.train.batch_maker import BatchMaker
 from eco_fast.train.centroids import load_teacher, with_centroids
 from eco_fast.train.checkpoint import Progress
 from eco_fast.train.display import Display
 from eco_fast.train.environment import configure, describe, resolve
+from eco_fast.train.lane import Lane, streams_of
+from eco_fast.train.online import OnlineTeacher
 from eco_fast.train.optim import learning_rate
+from eco_fast.train.precision import AUTOCAST
 from eco_fast.train.run_folder import RunFolder
-from eco_fast.train.step import StudentStep, make_batch
+from eco_fast.train.step import StudentStep
 
 
 class Result(NamedTuple):
@@ -46,6 +50,7 @@ class Inputs(NamedTuple):
     images: TrainingSet
     valid: list[Pair]
     student: nn.Module
+    teacher: nn.Module | None  # one that runs online; a cached one has done its work
 
 
 def train(
@@ -114,9 +119,13 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display) -> 
     for line in [*images.notes.lines(), *(f"validation: {line}" for line in valid_notes.lines())]:
         display.line(line)
     display.line(f"{len(images.names)} training images, {len(valid)} validation images")
+    online = None
     if needs_teacher(config.mode) and teacher is not None:
-        images = with_centroids(images, teacher, config.teacher.precision, device, display)
-    return Inputs(images.to(device), valid, student)
+        if config.teacher.mode == "online":
+            online = teacher.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        else:
+            images = with_centroids(images, teacher, config.teacher.precision, device, display)
+    return Inputs(images.to(device), valid, student, online)
 
 
 def _resume(folder: RunFolder, state: StudentStep, config: Config, display: Display) -> Progress:
@@ -137,17 +146,23 @@ class _Loop:
 
     def __init__(self, config: Config, folder: RunFolder, inputs: Inputs, state: StudentStep, display: Display) -> None:
         self.config, self.folder, self.inputs, self.state, self.display = config, folder, inputs, state, display
-        alpha = config.alpha
-        self.alpha = make_schedule(alpha.schedule, shift=alpha.shift, end=alpha.end, value=alpha.value)
-        self.sampler = Sampler(
-            inputs.images.lr.heights,
-            inputs.images.lr.widths,
+        images = inputs.images
+        sampler = Sampler(
+            images.lr.heights,
+            images.lr.widths,
             config.scale,
             config.data.patch,
             config.data.batch,
             config.run.seed,
             patches_per_image=config.data.patches_per_image,
+            rank=state.world.rank,
+            world_size=state.world.size,
         )
+        self.source = Resident(images, sampler.plan)
+        online = None if inputs.teacher is None else self._online(inputs.teacher, images)
+        self.maker = BatchMaker(config, sampler, self.source, online)
+        self.lane = Lane(self.maker, streams_of(config.run.device), overlap=config.run.lanes)
+        self.last_of_teacher = self.maker.last_of_teacher()
         self.identity = identity(config.student.name, config.student.options, config.scale)
         self.psnr_y: float | None = None
         self.checkpoint = folder.checkpoints.latest()
@@ -182,11 +197,27 @@ class _Loop:
             raise Stopped(f"stopped after step {done}; checkpoint {self.checkpoint}; go on with --resume")
         return Result(self.checkpoint, clock.rate(run.steps - first), self.psnr_y)
 
+    def _online(self, teacher: nn.Module, images: TrainingSet) -> OnlineTeacher:
+        settings = self.config.teacher
+        return OnlineTeacher(
+            teacher,
+            images,
+            self.config.data.patch,
+            context=settings.context,
+            precision=AUTOCAST.get(settings.precision),
+            rounded=settings.rounding == "8bit",
+        )
+
     def _step(self, step: int) -> tuple[Tensor, Tensor]:
-        plan = self.sampler.plan(step)
-        weights = blend(self.config.mode, self.alpha(step / self.config.run.steps), plan.uniform)
-        batch = make_batch(self.inputs.images, plan, self.config.data.patch, weights)
-        return self.state(step, batch)
+        batch = self.lane.take(step)
+        if step > self.last_of_teacher:  # its last batch was taken: what the lane did for it is ordered before this
+            self.maker.free_teacher()
+            self.source.free_centroids()
+        if step + 1 < self.config.run.steps:
+            self.lane.begin(step + 1)
+        result = self.state(step, batch)
+        self.lane.done(step)
+        return result
 
     def _log(self, done: int, window: Tensor, clock: "_Clock") -> str:
         """Write one line of metrics; the only place where the host waits for the device."""
@@ -201,7 +232,7 @@ class _Loop:
             "skipped": skipped,
         }
         if uses_alpha(self.config.mode):
-            record["alpha"] = self.alpha((done - 1) / run.steps)
+            record["alpha"] = self.maker.alpha(done - 1)
         rate = clock.lap(done) * self.config.data.batch
         self.folder.log({**record, "patches_per_second": rate, "time": time.time()})
         alpha = f"alpha {record['alpha']:.3f}  " if "alpha" in record else ""

@@ -1,5 +1,7 @@
 """One update of the student: batch, forward, ECO loss with its gradient, clip, optimiser, average."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -10,8 +12,12 @@ from eco_fast.data.patches import input_patches, target_patches
 from eco_fast.data.sampler import Plan
 from eco_fast.data.store import TrainingSet
 from eco_fast.eco.objective import Blend
+from eco_fast.errors import UserError
+from eco_fast.train.compiled import compiled
 from eco_fast.train.guard import SkipRule
 from eco_fast.train.optim import Ema, clip_gradients, learning_rate, make_optimizer, takes_device_scalars
+from eco_fast.train.precision import LossScale, autocast
+from eco_fast.train.world import World
 from eco_kernels import eco_l1_with_grad
 
 
@@ -20,8 +26,17 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, 3, P, P) fp32 in [0, 1], channels_last
     hr: Tensor | None  # (B, 3, sP, sP) uint8, channels_last
-    centroid: Tensor | None  # like hr
+    centroid: Tensor | None  # like hr, or fp32
     alpha: Tensor  # weight of hr in the target, 0-dim or (B,)
+
+    def parts(self, count: int) -> Iterator["Batch"]:
+        """The batch in `count` equal pieces."""
+        if count == 1:
+            yield self
+            return
+        pieces = [[None] * count if t is None or t.ndim == 0 else t.chunk(count) for t in self]
+        for x, hr, centroid, alpha in zip(*pieces, strict=True):
+            yield Batch(x, hr, centroid, self.alpha if alpha is None else alpha)
 
 
 def make_batch(images: TrainingSet, plan: Plan, patch: int, weights: Blend) -> Batch:
@@ -39,37 +54,85 @@ def make_batch(images: TrainingSet, plan: Plan, patch: int, weights: Blend) -> B
 class StudentStep:
     """The student with all that changes when it is updated."""
 
-    def __init__(self, student: nn.Module, config: Config) -> None:
-        self.student = student
+    def __init__(self, student: nn.Module, config: Config, world: World | None = None) -> None:
+        """Build the optimiser, the average and the guards.
+
+        Args:
+            student: On its device. It is compiled as `config.run.compile` says; the module itself stays as it is.
+            config: With device and precision resolved.
+            world: The processes that share a batch.
+
+        Raises:
+            UserError: The batch cannot be split into `optim.accumulate` parts.
+        """
+        self.student, self.world = student, world or World()
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, config.optim)
         self.ema = Ema(student, config.optim.ema) if config.optim.ema else None
         self.guard = SkipRule(config.guard.skip_factor, config.guard.first_loss, config.run.device)
+        self.loss_scale = LossScale(config.run.device) if config.run.precision == "fp16" else None
+        self.gradient_norm = torch.zeros((), device=config.run.device)
+        self._forward = self.world.wrap(compiled(student, config.run.compile))
         self._config = config
-        self._device_type = config.run.device
-        self._autocast = config.run.precision == "bf16"
+        share, rest = divmod(config.data.batch // self.world.size, config.optim.accumulate)
+        if rest:
+            raise UserError(
+                f"data.batch={config.data.batch} on {self.world.size} processes cannot be split into "
+                f"optim.accumulate={config.optim.accumulate} parts; change one of them"
+            )
+        self._weights = torch.full((share,), 1.0 / config.optim.accumulate, device=config.run.device)
 
     def __call__(self, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
         """Update the weights, unless the skip rule forbids it.
 
         Returns:
-            The loss, and 1.0 if the update was skipped, else 0.0: fp32 0-dim on the device, not read by the host.
+            The mean loss of all processes, and 1.0 if the update was skipped, else 0.0: fp32 0-dim on the device, not
+            read by the host.
         """
-        config = self._config
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.run.steps, config.optim)
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._autocast):
-            sr = self.student(batch.x)
-        loss, grad = eco_l1_with_grad(
-            sr.detach(), batch.hr, batch.centroid, batch.alpha, kind=config.loss.kind, scale_factor=config.loss.scale
-        )
-        sr.backward(grad)
-        norm = clip_gradients(self.parameters, config.optim)
-        skip = self.guard.judge(loss, norm)
+            group["lr"] = learning_rate(step, self._config.run.steps, self._config.optim)
+        loss = self.world.mean(self._backward(batch))
+        if self.loss_scale is not None:
+            self.loss_scale.unscale([p.grad for p in self.parameters if p.grad is not None])
+        self.gradient_norm = clip_gradients(self.parameters, self._config.optim)
+        if self.loss_scale is not None:
+            self.loss_scale.update(self.gradient_norm)
+        skip = self.guard.judge(loss, self.gradient_norm)
         self._update(skip)
         if self.ema is not None:
             self.ema.update(step, skip)
         return loss, skip
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Gradients of this process's part of the batch; the loss, fp32 0-dim."""
+        config = self._config
+        count = config.optim.accumulate
+        weights = None if count == 1 and self.loss_scale is None else self._weights
+        if self.loss_scale is not None:
+            weights = self._weights * self.loss_scale.scale
+        losses = []
+        for number, part in enumerate(batch.parts(count), start=1):
+            with self._without_exchange(number < count):
+                with autocast(config.run.precision, config.run.device):
+                    sr = self._forward(part.x).float()
+                loss, grad = eco_l1_with_grad(
+                    sr.detach(),
+                    part.hr,
+                    part.centroid,
+                    part.alpha,
+                    kind=config.loss.kind,
+                    scale_factor=config.loss.scale,
+                    weights=weights,
+                )
+                sr.backward(grad)
+            losses.append(loss)
+        total = losses[0] if count == 1 else torch.stack(losses).sum()
+        return total if self.loss_scale is None else total / self.loss_scale.scale
+
+    def _without_exchange(self, wanted: bool) -> AbstractContextManager[object]:
+        """Gradients of all parts but the last stay in this process."""
+        forward = self._forward
+        return forward.no_sync() if wanted and hasattr(forward, "no_sync") else nullcontext()
 
     def _update(self, skip: Tensor) -> None:
         if takes_device_scalars(self._config.optim.name):

@@ -1,0 +1,104 @@
+"""What a run reads over a whole schedule: no HR while alpha is 0, no teacher once it is 1."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from eco_fast.config import Config, parse_config
+from eco_fast.data.resident import Resident
+from eco_fast.data.sampler import Sampler
+from eco_fast.eco.teacher import freeze
+from eco_fast.train.batch_maker import BatchMaker
+from eco_fast.train.lane import Lane
+from eco_fast.train.loop import train
+from eco_fast.train.online import OnlineTeacher
+from tests.train.test_online import Nearest, cached, training_set
+
+STEPS = 100
+
+
+class Counting(nn.Module):
+    """A teacher that counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.calls = Nearest(2), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.inner(x)
+
+
+def config(mode: str = "eco", **run: object) -> Config:
+    data = {"patch": 10, "batch": 4}
+    return parse_config({"mode": mode, "scale": 2, "data": data, "run": {"steps": STEPS, **run}}, "test")
+
+
+def maker(settings: Config, online: bool) -> tuple[BatchMaker, Counting]:
+    images = training_set(2, ((16, 19), (23, 16)))
+    teacher = freeze(Counting())
+    stored = images if online else cached(images, teacher)
+    teacher.calls = 0
+    sampler = Sampler(images.lr.heights, images.lr.widths, 2, 10, 4, seed=0)
+    source = Resident(stored, sampler.plan)
+    return BatchMaker(settings, sampler, source, OnlineTeacher(teacher, images, 10) if online else None), teacher
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_official_schedule(online: bool) -> None:
+    """alpha is 0 for t < 0.2602 and 1 for t > 0.7398: 27 and 26 of 100 steps."""
+    make, teacher = maker(config(), online)
+    for step in range(STEPS):
+        alpha, batch = make.alpha(step), make(step)
+        assert (batch.hr is None) == (alpha == 0)
+        assert (batch.centroid is None) == (alpha == 1)
+    assert make.made["hr"] == 100 - 27
+    assert make.made["centroid"] == 100 - 26
+    assert make.made["teacher"] == teacher.calls == (74 if online else 0)
+    assert make.last_of_teacher() == 73
+
+
+@pytest.mark.parametrize(("mode", "last"), [("vanilla", -1), ("kd", 99), ("eco-centroid", 99), ("alpha-sample", 73)])
+def test_last_step_of_the_teacher(mode: str, last: int) -> None:
+    assert maker(config(mode), online=False)[0].last_of_teacher() == last
+
+
+def test_a_freed_teacher_changes_no_bit() -> None:
+    kept, _ = maker(config(), online=True)
+    freed, _ = maker(config(), online=True)
+    freed.free_teacher()
+    assert torch.equal(kept(80).x, freed(80).x)
+
+
+@pytest.mark.parametrize("teacher_mode", ["cached", "online"])
+def test_a_run_asks_the_teacher_while_alpha_is_below_1_and_lanes_change_no_bit(
+    photos: Path, tmp_path: Path, teacher_mode: str
+) -> None:
+    weights = []
+    for lanes in (True, False):
+        teacher = freeze(Counting())
+        settings = {
+            "scale": 2,
+            "student": {"name": "edsr-tiny", "options": {"blocks": 1, "channels": 8}},
+            "data": {"train": [str(photos)], "patch": 12, "batch": 4},
+            "teacher": {"mode": teacher_mode},
+            "run": {"steps": 20, "out": str(tmp_path / str(lanes)), "lanes": lanes, "threads": 1, "precision": "fp32"},
+        }
+        result = train(parse_config(settings, "test"), teacher=teacher)
+        if teacher_mode == "online":
+            assert teacher.calls == 15
+        weights.append(load_file(result.checkpoint / "weights.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_lane_makes_each_batch_once() -> None:
+    make, teacher = maker(config(), online=True)
+    lane = Lane(make, torch.cpu)
+    for step in range(10):
+        lane.take(step)
+        lane.begin(step + 1)
+        lane.done(step)
+    assert teacher.calls == 11
