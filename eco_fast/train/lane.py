@@ -65,6 +65,14 @@ class Lane(Generic[Made]):
         if self._overlap:
             self._free[step % _SLOTS].record(self._streams.current_stream())
 
+    def close(self) -> None:
+        """Let everything go, ordered after what both sides have done so far."""
+        main = self._streams.current_stream()
+        self._stream.wait_stream(main)
+        main.wait_stream(self._stream)
+        self._made = [None] * _SLOTS
+        self._ahead = None
+
     def _start(self, step: int) -> None:
         slot = step % _SLOTS
         with self._streams.stream(self._stream):

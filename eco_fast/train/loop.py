@@ -193,6 +193,8 @@ class _Loop:
                         self._save(done, window)
                 if stopped:
                     break
+        self.lane.close()
+        self.source.close()
         if stopped or self.checkpoint is None:
             raise Stopped(f"stopped after step {done}; checkpoint {self.checkpoint}; go on with --resume")
         return Result(self.checkpoint, clock.rate(run.steps - first), self.psnr_y)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tests.conftest import make_image
 from torch import Tensor, nn
 
 from eco_fast.data.patches import input_patches, target_patches
@@ -18,6 +17,7 @@ from eco_fast.evaluate.inference import super_resolve
 from eco_fast.models import build
 from eco_fast.train.online import OnlineTeacher, cut
 from eco_kernels import reference
+from tests.conftest import make_image
 
 
 def training_set(scale: int, sides: tuple[tuple[int, int], ...]) -> TrainingSet:
