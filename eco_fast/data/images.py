@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from eco_fast.data.dali import load_dali
 from eco_fast.data.notes import Notes
 from eco_fast.errors import UserError
 
@@ -50,8 +51,26 @@ def find_images(path: Path) -> list[Path]:
     return [path]
 
 
-def read_image(path: Path, notes: Notes) -> NDArray[np.uint8]:
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width from the header, before EXIF turns it.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception as error:  # as in read_image
+        raise _unreadable(path, error) from error
+
+
+def read_image(path: Path, notes: Notes, *, allow_16bit: bool = False) -> NDArray[np.uint8]:
     """Decode an image, upright (EXIF orientation), as `(H, W, 3)` uint8 RGB; conversions are noted.
+
+    Args:
+        path: The file.
+        notes: Where conversions are counted.
+        allow_16bit: Round 16 bits per channel to 8, v to round(v / 257); DALI decodes them, Pillow has no such RGB.
 
     Raises:
         UserError: The file cannot be decoded, or has more than 8 bits per channel (found in its header).
@@ -63,10 +82,12 @@ def read_image(path: Path, notes: Notes) -> NDArray[np.uint8]:
                 mode, frames = image.mode, getattr(image, "n_frames", 1)
                 pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))  # a copy: PyTorch wants it writable
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read image {path}: {reason}; replace or remove it") from error
+        raise _unreadable(path, error) from error
     if deep:
-        raise UserError(f"{path} has more than 8 bits per channel; convert it to 8 bit or remove it")
+        if not allow_16bit:
+            raise UserError(f"{path} has more than 8 bits per channel; convert it, or round it with --allow-16bit")
+        notes.add("16-bit images rounded to 8 bit", path.name)
+        return ((_read_16bit(path).astype(np.uint32) + 128) // 257).astype(np.uint8)
     if mode != "RGB":
         notes.add(_CONVERSIONS.get(mode, f"{mode} images converted to RGB"), path.name)
     if frames > 1 and path.suffix.lower() not in {".jpg", ".jpeg"}:  # a camera's JPEG may carry previews behind it
@@ -131,3 +152,21 @@ def _is_deep(image: Image.Image) -> bool:
         return any("16" in str(tile.args) for tile in getattr(image, "tile", ()))
     bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, 8)
     return max(np.atleast_1d(bits)) > 8 or image.mode.startswith(("I", "F"))
+
+
+def _read_16bit(path: Path) -> NDArray[np.uint16]:
+    """`(H, W, 3)` uint16 RGB."""
+    dali = load_dali("16-bit images")
+    pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None)
+    with pipeline:
+        file = dali.fn.external_source(source=lambda: [np.fromfile(path, dtype=np.uint8)])
+        pipeline.set_outputs(dali.fn.decoders.image(file, output_type=dali.types.RGB, dtype=dali.types.UINT16))
+    try:
+        return np.array(pipeline.run()[0].as_array()[0])
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"cannot read image {path}: {reason}; replace or remove it")

@@ -28,6 +28,19 @@ class Notes:
             if tolerated:
                 self._tolerated.add(kind)
 
+    def kinds(self) -> list[str]:
+        """What was counted, without the names."""
+        with self._lock:
+            return sorted(self._names)
+
+    def copy(self) -> "Notes":
+        """Notes of their own with the same counts."""
+        other = Notes()
+        with self._lock:
+            other._names = {kind: list(names) for kind, names in self._names.items()}
+            other._tolerated = set(self._tolerated)
+        return other
+
     def lines(self) -> list[str]:
         """One line per kind, with the first three names: "4 images left out: a.png, b.png, c.png, ..."."""
         with self._lock:

@@ -17,10 +17,12 @@ from eco_fast.data.images import crop_to_multiple, find_images, read_image
 from eco_fast.data.notes import Notes, first_names
 from eco_fast.errors import UserError
 from eco_kernels import bicubic_downsample
+from eco_kernels.bicubic import REACH
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 Progress = Callable[[int, int], None]  # done, total
 
+_BAND = 128  # LR rows
 _MAX_LOADERS = 16  # threads; each holds one decoded image and its filter's fp32 copies
 
 
@@ -97,9 +99,20 @@ class TrainingSet:
 
 
 def bicubic_lr(image: Image, scale: int) -> Image:
-    """The exact 8-bit LR (MATLAB's bicubic, mirrored border) of a whole image, its sides divisible by the scale."""
-    nchw = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    return bicubic_downsample(nchw, scale, rounding="matlab")[0].permute(1, 2, 0).contiguous().numpy()
+    """The exact 8-bit LR (MATLAB's bicubic, mirrored border) of a whole image, its sides divisible by the scale.
+
+    Made in bands of rows: memory stays bounded for images of any size, and a band in the cache.
+    """
+    height, width = image.shape[0] // scale, image.shape[1] // scale
+    lr = np.empty((height, width, 3), dtype=np.uint8)
+    for start in range(0, height, _BAND):
+        stop = min(start + _BAND, height)
+        # No tap reaches further than REACH rows: the false borders of a band do not show in its own rows.
+        first, last = max(start - REACH, 0), min(stop + REACH, height)
+        band = torch.from_numpy(np.require(image[first * scale : last * scale], requirements=["C", "W"]))
+        down = bicubic_downsample(band.permute(2, 0, 1)[None], scale, rounding="matlab")[0].permute(1, 2, 0)
+        lr[start:stop] = down[start - first : stop - first].numpy()
+    return lr
 
 
 def load_training_set(
@@ -129,15 +142,15 @@ def load_training_set(
         UserError: Paths or images are missing or unreadable, LR does not fit HR, no image holds a patch, or, under
             `strict`, an image was converted or left out.
     """
-    files = _unique(file for path in paths for file in find_images(_hr_folder(Path(path))))
+    files = unique(file for path in paths for file in find_images(hr_folder(Path(path))))
     if not files:
         raise UserError("no training images are named; give at least one folder")
-    lr_files = [None] * len(files) if lr_dir is None else _pair(files, Path(lr_dir), scale)
+    lr_files = [None] * len(files) if lr_dir is None else pair_files(files, Path(lr_dir), scale)
     loader = _Loader(scale, patch)
     names: list[str] = []
     hrs: list[Image] = []
     lrs: list[Image] = []
-    with _one_torch_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_LOADERS)) as pool:
+    with one_torch_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_LOADERS)) as pool:
         for done, (file, pair) in enumerate(zip(files, pool.map(loader, files, lr_files), strict=True), start=1):
             if pair is not None:
                 names.append(file.name)
@@ -220,7 +233,7 @@ class _Loader:
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
     """Images are the parallel unit here: PyTorch's own threads, one team per loader, would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -230,15 +243,17 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _hr_folder(path: Path) -> Path:
+def hr_folder(path: Path) -> Path:
+    """The folder of HR images that a path stands for: `HR` in it, in the usual layout of published sets."""
     return path / "HR" if (path / "HR").is_dir() and any(path.glob("LR*")) else path
 
 
-def _unique(files: Iterator[Path]) -> list[Path]:
+def unique(files: Iterator[Path]) -> list[Path]:
+    """Each file once, whatever its names, in order of first appearance."""
     return list({file.resolve(): file for file in reversed(list(files))}.values())[::-1]
 
 
-def _pair(files: list[Path], lr_dir: Path, scale: int) -> list[Path | None]:
+def pair_files(files: list[Path], lr_dir: Path, scale: int) -> list[Path | None]:
     """The LR file of every HR file."""
     folder = lr_dir / f"X{scale}" if (lr_dir / f"X{scale}").is_dir() else lr_dir
     found = find_images(folder)

@@ -1,0 +1,324 @@
+"""A prepared store: every training image decoded once, with the exact LR of every scale, as plain arrays on disk.
+
+    STORE/index.json                 what is in it, where it came from, a checksum of every array
+    STORE/hr/KEY.npy                 uint8 (H, W, 3) RGB, the whole image
+    STORE/lr_x2/KEY.npy              uint8 (H // 2, W // 2, 3): MATLAB's bicubic of it, or the user's own LR
+    STORE/centroid_x2_ID/KEY.npy     uint8, the SR of that LR by the teacher whose weights hash to ID
+    STORE/centroid_lr_x2_ID/KEY.npy  its MATLAB bicubic
+
+Nothing of a store is used that does not have the size and the checksum of the index.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eco_fast.data.images import find_images
+from eco_fast.data.notes import Notes, first_names
+from eco_fast.data.store import FlatImages, Image, Progress, TrainingSet, hr_folder
+from eco_fast.errors import UserError
+from eco_fast.files import write_atomically
+
+FORMAT = 1
+INDEX = "index.json"
+_CHECKED = ".checked.json"  # files that were found right, with size and time: they need not be read again
+_THREADS = 8
+
+
+def hr_kind() -> str:
+    """Folder of the HR images."""
+    return "hr"
+
+
+def lr_kind(scale: int) -> str:
+    """Folder of the LR images of a scale."""
+    return f"lr_x{scale}"
+
+
+def centroid_kind(scale: int, teacher: str) -> str:
+    """Folder of the centroids of a teacher."""
+    return f"centroid_x{scale}_{teacher}"
+
+
+def centroid_lr_kind(scale: int, teacher: str) -> str:
+    """Folder of the LR of these centroids."""
+    return f"centroid_lr_x{scale}_{teacher}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of a store."""
+
+    key: str  # name of its arrays
+    source: str  # absolute path of the image file
+    size: int  # bytes of that file
+    mtime_ns: int
+    height: int  # pixels, upright
+    width: int
+    notes: tuple[str, ...]  # what decoding converted
+    lr_source: tuple[str, int, int] | None  # the user's own LR file: path, size, mtime_ns
+    crc32: Mapping[str, int]  # of the pixels of each array, by its folder
+
+    @classmethod
+    def parse(cls, record: Mapping[str, Any]) -> "Entry":
+        """Back from JSON; raises KeyError, TypeError or ValueError for anything else."""
+        own = record["lr_source"]
+        return cls(
+            **{name: record[name] for name in ("key", "source", "size", "mtime_ns", "height", "width")},
+            notes=tuple(record["notes"]),
+            lr_source=None if own is None else (str(own[0]), int(own[1]), int(own[2])),
+            crc32=dict(record["crc32"]),
+        )
+
+    def shape(self, kind: str) -> tuple[int, int, int]:
+        """Of an array, by its folder."""
+        if kind == "hr":
+            return self.height, self.width, 3
+        scale = int(kind.split("_x")[1].split("_")[0])
+        height, width = self.height // scale, self.width // scale
+        return (height * scale, width * scale, 3) if kind.startswith("centroid_x") else (height, width, 3)
+
+
+@dataclass(frozen=True)
+class PreparedStore:
+    """An opened store; its arrays were checked."""
+
+    path: Path
+    entries: tuple[Entry, ...]
+    notes: Notes
+
+    @classmethod
+    def open(cls, path: Path, *, recheck: bool = False, progress: Progress | None = None) -> "PreparedStore":
+        """Read the index and check everything it says.
+
+        A file is read to check it only when it changed since it was last found right.
+
+        Args:
+            path: Folder of the store.
+            recheck: Read every file, whatever was found before.
+            progress: Called with (done, total) files.
+
+        Raises:
+            UserError: It is no store or one of another format, a source image changed, an array is missing or damaged.
+        """
+        index = read_index(path)
+        try:
+            entries = tuple(Entry.parse(record) for record in index["images"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise UserError(f"{path / INDEX} is damaged ({error}); run eco-fast prepare again") from error
+        notes = Notes()
+        for entry in entries:
+            for kind in entry.notes:
+                notes.add(kind, Path(entry.source).name)
+        _check_sources(path, index["inputs"], entries, notes)
+        _check_arrays(path, entries, recheck, progress)
+        return cls(path, entries, notes)
+
+    @cached_property
+    def kinds(self) -> set[str]:
+        """The folders that hold an array of every image."""
+        return set.intersection(*(set(entry.crc32) for entry in self.entries))
+
+    def teachers(self, scale: int) -> list[str]:
+        """Hashes of the teachers with centroids at a scale."""
+        return sorted(kind.rpartition("_")[2] for kind in self.kinds if kind.startswith(f"centroid_x{scale}_"))
+
+    def file(self, kind: str, entry: Entry) -> Path:
+        """An array on disk."""
+        return self.path / kind / f"{entry.key}.npy"
+
+    def holding(self, scale: int, patch: int, notes: Notes) -> list[Entry]:
+        """The images that hold a patch of so many LR pixels; the others, and cropped ones, are noted.
+
+        Raises:
+            UserError: There is none, or no LR of that scale.
+        """
+        if lr_kind(scale) not in self.kinds:
+            raise UserError(f"{self.path} has no LR at x{scale}; run eco-fast prepare with --scale {scale}")
+        held = []
+        for entry in self.entries:
+            name, least = Path(entry.source).name, patch * scale
+            if min(entry.height // scale, entry.width // scale) < patch:
+                notes.add(f"images left out, smaller than a patch ({least} x {least})", name)
+                continue
+            if entry.height % scale or entry.width % scale:
+                notes.add(f"images cropped to a multiple of {scale}", name, tolerated=True)
+            held.append(entry)
+        if not held:
+            raise UserError(
+                f"none of the {len(self.entries)} training images holds a patch of {least} x {least} pixels; "
+                "give larger images or a smaller data.patch"
+            )
+        return held
+
+    def training_set(
+        self,
+        scale: int,
+        patch: int,
+        *,
+        teacher: str | None = None,
+        strict: bool = False,
+        progress: Progress | None = None,
+    ) -> TrainingSet:
+        """Everything in memory, for the source `resident`; on the CPU.
+
+        Args:
+            scale: 2, 3 or 4.
+            patch: LR pixels.
+            teacher: Hash of the teacher whose centroids are wanted.
+            strict: Make converted and left-out images an error.
+            progress: Called with (done, total) images.
+
+        Raises:
+            UserError: Something of it is not in the store, or no image holds a patch.
+        """
+        notes = self.notes.copy()
+        entries = self.holding(scale, patch, notes)
+        if strict:
+            notes.raise_if_any()
+        kinds = [hr_kind(), lr_kind(scale)]
+        if teacher is not None:
+            kinds += [centroid_kind(scale, teacher), centroid_lr_kind(scale, teacher)]
+        done = 0
+
+        def load(kind: str) -> FlatImages:
+            nonlocal done
+            shapes = [entry.shape(kind) for entry in entries]
+            flat = FlatImages.empty([h for h, _, _ in shapes], [w for _, w, _ in shapes])
+            for i, entry in enumerate(entries):
+                flat.image(i)[:] = np.load(self.file(kind, entry))
+                done += 1
+                if progress is not None:
+                    progress(done, len(kinds) * len(entries))
+            return flat
+
+        hr, lr, *rest = [load(kind) for kind in kinds]
+        names = [Path(entry.source).name for entry in entries]
+        centroid, centroid_lr = rest or (None, None)
+        return TrainingSet(names, hr, lr, scale, centroid, centroid_lr, notes)
+
+
+def sizes(entries: list[Entry]) -> tuple[Tensor, Tensor]:
+    """Heights and widths of HR, int64 `(N,)`."""
+    return torch.tensor([e.height for e in entries]), torch.tensor([e.width for e in entries])
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path is a prepared store, in whatever state."""
+    return (path / INDEX).is_file()
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """The index of a store.
+
+    Raises:
+        UserError: There is none, it is damaged, or of another format.
+    """
+    file = path / INDEX
+    if not file.is_file():
+        raise UserError(f"{path} is no prepared store, it has no {INDEX}; make one with eco-fast prepare")
+    try:
+        index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found = index["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({type(error).__name__}); run eco-fast prepare again") from error
+    if found != FORMAT:
+        raise UserError(f"{path} has format {found}, this version reads {FORMAT}; make it anew with eco-fast prepare")
+    return index
+
+
+def checksum(image: Image) -> int:
+    """Of an array's pixels."""
+    return zlib.crc32(np.ascontiguousarray(image).data)
+
+
+def _check_sources(path: Path, inputs: list[str], entries: tuple[Entry, ...], notes: Notes) -> None:
+    """Refuse a store whose images are not those of its folders any more."""
+    known = {entry.source: entry for entry in entries}
+    present: set[str] = set()
+    for folder in map(Path, inputs):
+        if not folder.exists():  # the store was moved, or the images were removed to make room
+            notes.add("input folders are gone, the store is used as it is:", str(folder), tolerated=True)
+            present |= {source for source in known if Path(source).is_relative_to(folder)}
+            continue
+        present |= {str(file.resolve()) for file in find_images(hr_folder(folder))}
+    changed = [name for name in sorted(present & known.keys()) if _has_changed(known[name])]
+    faults = {"new": present - known.keys(), "gone": known.keys() - present, "changed": set(changed)}
+    for word, names in faults.items():
+        if names:
+            raise UserError(
+                f"{path} is out of date: {len(names)} source images are {word}: {first_names(sorted(names))}; "
+                "run eco-fast prepare again"
+            )
+
+
+def _has_changed(entry: Entry) -> bool:
+    own = [entry.lr_source] if entry.lr_source is not None else []
+    for name, size, mtime_ns in [(entry.source, entry.size, entry.mtime_ns), *own]:
+        try:
+            found = Path(name).stat()
+        except FileNotFoundError:
+            continue
+        if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
+            return True
+    return False
+
+
+def _check_arrays(path: Path, entries: tuple[Entry, ...], recheck: bool, progress: Progress | None) -> None:
+    """Compare size and checksum of every array with the index."""
+    known = {} if recheck else _read_checked(path)
+    work = [(f"{kind}/{entry.key}.npy", kind, entry) for entry in entries for kind in sorted(entry.crc32)]
+    checked: dict[str, list[int]] = {}
+
+    def check(item: tuple[str, str, Entry]) -> str | None:
+        name, kind, entry = item
+        try:
+            found = (path / name).stat()
+            stamp = [found.st_size, found.st_mtime_ns, entry.crc32[kind]]
+            if known.get(name) != stamp:
+                array = np.load(path / name, allow_pickle=False)
+                if array.shape != entry.shape(kind) or array.dtype != np.uint8 or checksum(array) != entry.crc32[kind]:
+                    return f"{name} is damaged"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except (OSError, ValueError, EOFError) as error:
+            return f"{name} is damaged ({' '.join(str(error).split()) or type(error).__name__})"
+        checked[name] = stamp
+        return None
+
+    faults = []
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
+        for done, fault in enumerate(pool.map(check, work), start=1):
+            if fault is not None:
+                faults.append(fault)
+            if progress is not None:
+                progress(done, len(work))
+    if faults:
+        raise UserError(f"{path}: {first_names(faults)}; run eco-fast prepare again, it makes what is wrong anew")
+    if checked != known:
+        _write_checked(path, checked)
+
+
+def _read_checked(path: Path) -> dict[str, list[int]]:
+    try:
+        content = json.loads((path / _CHECKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_checked(path: Path, checked: dict[str, list[int]]) -> None:
+    try:
+        write_atomically(path / _CHECKED, json.dumps(checked).encode())
+    except (OSError, UserError):
+        return  # a store on a read-only disk is checked each time

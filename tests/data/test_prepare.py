@@ -1,0 +1,322 @@
+"""Making, finishing, updating and checking a prepared store."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eco_fast.data import prepare as prepare_module
+from eco_fast.data.notes import Notes
+from eco_fast.data.prepare import Teacher, prepare
+from eco_fast.data.prepared import PreparedStore, is_store
+from eco_fast.data.store import bicubic_lr
+from eco_fast.errors import UserError
+from tests.conftest import make_image
+
+
+def twice(scale: int = 2, identity: str = "abcd1234") -> Teacher:
+    """A teacher that repeats pixels, and can be told from the real image."""
+    return Teacher(scale, identity, lambda lr: (255 - lr).repeat(scale, 0).repeat(scale, 1))
+
+
+def content(store: Path) -> dict[str, bytes]:
+    """Every file of a finished store, but for the memory of what was checked."""
+    files = (path for path in store.rglob("*") if path.is_file() and path.name != ".checked.json")
+    return {str(path.relative_to(store)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def store(photos: Path, tmp_path: Path) -> Path:
+    prepare([photos], [2, 3], tmp_path / "store", teacher=twice())
+    return tmp_path / "store"
+
+
+def test_what_is_stored(photos: Path, store: Path) -> None:
+    opened = PreparedStore.open(store)
+    assert opened.kinds == {"hr", "lr_x2", "lr_x3", "centroid_x2_abcd1234", "centroid_lr_x2_abcd1234"}
+    assert opened.teachers(2) == ["abcd1234"]
+    assert opened.teachers(3) == []
+    for entry, source in zip(opened.entries, sorted(photos.iterdir()), strict=True):
+        hr = np.array(Image.open(source))
+        assert entry.source == str(source)
+        arrays = {kind: np.load(opened.file(kind, entry)) for kind in opened.kinds}
+        height, width = hr.shape[0] // 3 * 3, hr.shape[1] // 3 * 3
+        lr = bicubic_lr(hr, 2)
+        centroid = (255 - lr).repeat(2, 0).repeat(2, 1)
+        expected = {"hr": hr, "lr_x2": lr, "lr_x3": bicubic_lr(hr[:height, :width], 3)}
+        expected |= {"centroid_x2_abcd1234": centroid, "centroid_lr_x2_abcd1234": bicubic_lr(centroid, 2)}
+        assert all(np.array_equal(arrays[kind], expected[kind]) for kind in arrays)
+
+
+def test_training_set(photos: Path, tmp_path: Path) -> None:
+    Image.fromarray(make_image(31, 80, 9)).save(photos / "small.png")
+    Image.fromarray(make_image(65, 63, 9)[..., 0]).save(photos / "odd.png")
+    prepare([photos], [2], tmp_path / "store", teacher=twice())
+    images = PreparedStore.open(tmp_path / "store").training_set(2, 16, teacher="abcd1234")
+    assert images.names == ["image0.png", "image1.png", "image2.png", "image3.png", "odd.png"]
+    assert images.hr.image(4).shape == (65, 63, 3)
+    assert images.lr.image(4).shape == (32, 31, 3)
+    assert images.centroid is not None and images.centroid_lr is not None
+    assert images.centroid.image(4).shape == (64, 62, 3)
+    assert images.notes.lines() == [
+        "1 greyscale image converted to RGB: odd.png",
+        "1 image cropped to a multiple of 2: odd.png",
+        "1 image left out, smaller than a patch (32 x 32): small.png",
+    ]
+    with pytest.raises(UserError, match="--strict"):
+        PreparedStore.open(tmp_path / "store").training_set(2, 16, strict=True)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 128])
+def test_lr_in_bands_is_the_lr_of_the_whole_image(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make_image(96, 60, 3)
+    whole = {scale: bicubic_lr(image, scale) for scale in (2, 3, 4)}
+    monkeypatch.setattr("eco_fast.data.store._BAND", rows)
+    assert all(np.array_equal(bicubic_lr(image, scale), lr) for scale, lr in whole.items())
+
+
+_KILLED = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from eco_fast.data import prepare as module
+from eco_fast.data.prepare import Teacher, prepare
+
+save = module._save
+def slow(path, array):
+    save(path, array)
+    time.sleep(0.01)
+module._save = slow
+teacher = Teacher(2, "abcd1234", lambda lr: (255 - lr).repeat(2, 0).repeat(2, 1))
+print("start", flush=True)
+prepare([Path(sys.argv[1])], [2, 3], Path(sys.argv[2]), teacher=teacher)
+"""
+
+
+@pytest.mark.slow
+def test_ten_kills_and_a_rerun_give_the_same_bytes(photos: Path, store: Path, tmp_path: Path) -> None:
+    expected = content(store)
+    killed = tmp_path / "killed"
+    for _ in range(10):
+        process = subprocess.Popen([sys.executable, "-c", _KILLED, photos, killed], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(random.uniform(0.0, 0.25))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    prepare([photos], [2, 3], killed, teacher=twice())
+    assert content(killed) == expected
+    PreparedStore.open(killed)
+
+
+def test_a_killed_run_is_not_begun_anew(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    original = prepare_module.read_image
+
+    def stopping(path: Path, notes: Notes, **options: bool) -> np.ndarray:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(path.name)
+        return original(path, notes, **options)
+
+    monkeypatch.setattr(prepare_module, "_THREADS", 1)
+    monkeypatch.setattr(prepare_module, "read_image", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        prepare([photos], [2], tmp_path / "store")
+    assert not is_store(tmp_path / "store")
+    monkeypatch.setattr(
+        prepare_module, "read_image", lambda path, notes, **o: (calls.append(path.name), original(path, notes, **o))[1]
+    )
+    prepare([photos], [2], tmp_path / "store")
+    assert sorted(calls) == ["image0.png", "image1.png", "image2.png", "image3.png"]
+
+
+def test_only_what_changed_is_made_anew(photos: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image changed, one removed, one new; and what results is what one go would have made."""
+    read: list[str] = []
+    original = prepare_module.read_image
+    monkeypatch.setattr(
+        prepare_module, "read_image", lambda path, notes, **o: (read.append(path.name), original(path, notes, **o))[1]
+    )
+    asked: list[int] = []
+    teacher = twice()._replace(sr=lambda lr: (asked.append(1), twice().sr(lr))[1])
+    prepare([photos], [2], store, teacher=teacher)
+    assert (read, asked) == ([], [])
+    Image.fromarray(make_image(64, 80, 77)).save(photos / "image0.png")
+    (photos / "image1.png").unlink()
+    Image.fromarray(make_image(70, 70, 78)).save(photos / "new.png")
+    prepare([photos], [2], store, teacher=teacher)
+    assert (sorted(read), len(asked)) == (["image0.png", "new.png"], 2)
+    fresh = store.with_name("fresh")
+    prepare([photos], [2, 3], fresh, teacher=twice())
+    assert content(store) == content(fresh)
+
+
+def test_a_scale_and_a_teacher_more(photos: Path, store: Path) -> None:
+    prepare([photos], [4], store, teacher=twice(4, "ffff0000"))
+    opened = PreparedStore.open(store)
+    assert {"lr_x2", "lr_x3", "lr_x4", "centroid_x4_ffff0000"} <= opened.kinds
+    assert opened.teachers(4) == ["ffff0000"]
+
+
+def damage(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Path], None]:
+    def act(photos: Path, store: Path) -> None:
+        path = next(store.glob(name))
+        path.write_bytes(change(path.read_bytes()))
+
+    return act
+
+
+FAULTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "truncated array": (damage("lr_x2/image1*", lambda b: b[:-5]), "lr_x2/image1.*damaged"),
+    "one bit": (damage("hr/image2*", lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]), "hr/image2.*damaged"),
+    "no array": (lambda photos, store: next(store.glob("centroid_lr*/image3*")).unlink(), "image3.*missing"),
+    "no npy at all": (damage("hr/image0*", lambda b: b"nonsense"), "hr/image0.*damaged"),
+    "older format": (damage("index.json", lambda b: b.replace(b'"format": 1', b'"format": 0')), "format 0"),
+    "damaged index": (damage("index.json", lambda b: b[: len(b) // 2]), "index.json is damaged"),
+    "index without a key": (damage("index.json", lambda b: b.replace(b'"width"', b'"breadth"')), "is damaged"),
+    "newer source": (lambda photos, store: os.utime(photos / "image1.png"), "1 source images are changed.*image1"),
+    "altered source": (lambda photos, store: (photos / "image1.png").write_bytes(b"other"), "changed.*image1"),
+    "source gone": (lambda photos, store: (photos / "image2.png").unlink(), "1 source images are gone.*image2"),
+    "source more": (
+        lambda photos, store: shutil.copy(photos / "image1.png", photos / "more.png"),
+        "1 source images are new.*more",
+    ),
+    "no store": (lambda photos, store: (store / "index.json").unlink(), "is no prepared store"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_named_and_nothing_wrong_is_read(photos: Path, store: Path, fault: str) -> None:
+    """Even when everything was found right a moment before; and preparing again mends it."""
+    PreparedStore.open(store)
+    act, words = FAULTS[fault]
+    act(photos, store)
+    with pytest.raises(UserError, match=words):
+        PreparedStore.open(store)
+    if fault == "altered source":
+        Image.fromarray(make_image(64, 64, 5)).save(photos / "image1.png")
+    prepare([photos], [2, 3], store, teacher=twice())
+    PreparedStore.open(store, recheck=True)
+
+
+def test_damage_behind_an_old_time_is_found_by_a_recheck(store: Path) -> None:
+    PreparedStore.open(store)
+    path = next(store.glob("hr/image0*"))
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    PreparedStore.open(store)
+    with pytest.raises(UserError, match="image0"):
+        PreparedStore.open(store, recheck=True)
+
+
+def test_a_moved_store_without_its_images(photos: Path, store: Path) -> None:
+    shutil.rmtree(photos)
+    opened = PreparedStore.open(store)
+    assert len(opened.entries) == 4
+    assert "input folders are gone" in opened.notes.lines()[0]
+
+
+def test_corrupt_images_are_named(photos: Path, tmp_path: Path) -> None:
+    (photos / "image1.png").write_bytes((photos / "image1.png").read_bytes()[:200])
+    with pytest.raises(UserError, match=r"cannot read image .*image1.png"):
+        prepare([photos], [2], tmp_path / "store")
+    with pytest.raises(UserError, match="is no prepared store"):
+        PreparedStore.open(tmp_path / "store")
+
+
+def test_too_small_a_disk_is_found_before_the_start(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=(64 << 20) + 10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="make room"):
+        prepare([photos], [2], tmp_path / "store")
+    assert not list((tmp_path / "store").glob("*/*.npy"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_named_and_what_was_written_stays(photos: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk."""
+    Image.fromarray(make_image(300, 300, 1)).save(photos / "zlarge.png")
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from eco_fast.data.prepare import prepare\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "from eco_fast.errors import UserError\n"
+        "try: prepare([Path(sys.argv[1])], [2], Path(sys.argv[2]))\n"
+        "except UserError as error: sys.exit(str(error))\n"
+    )
+    command = [sys.executable, "-c", code, str(photos), str(tmp_path / "store")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "cannot write" in result.stderr and "zlarge" in result.stderr and "make room" in result.stderr
+    assert not list((tmp_path / "store").rglob("*.tmp"))
+    prepare([photos], [2], tmp_path / "store")
+    PreparedStore.open(tmp_path / "store")
+
+
+def test_two_runs_at_once(photos: Path, tmp_path: Path) -> None:
+    def second(lr: np.ndarray) -> np.ndarray:
+        with pytest.raises(UserError, match="another run is preparing"):
+            prepare([photos], [2], tmp_path / "store")
+        return twice().sr(lr)
+
+    prepare([photos], [2], tmp_path / "store", teacher=twice()._replace(sr=second))
+
+
+def test_own_lr(photos: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for path in photos.iterdir():
+        lr = bicubic_lr(np.array(Image.open(path)), 2)
+        Image.fromarray(255 - lr).save(own / f"{path.stem}x2.png")
+    prepare([photos], [2], tmp_path / "store", lr_dir=own)
+    opened = PreparedStore.open(tmp_path / "store")
+    first = np.load(opened.file("lr_x2", opened.entries[0]))
+    assert np.array_equal(first, np.array(Image.open(own / "image0x2.png")))
+    os.utime(own / "image0x2.png")
+    with pytest.raises(UserError, match=r"changed.*image0"):
+        PreparedStore.open(tmp_path / "store")
+    Image.new("RGB", (20, 20)).save(own / "image0x2.png")
+    with pytest.raises(UserError, match=r"image0x2.png has 20 x 20 pixels instead of 40 x 32"):
+        prepare([photos], [2], tmp_path / "store", lr_dir=own)
+    with pytest.raises(UserError, match="--scale"):
+        prepare([photos], [2, 3], tmp_path / "store", lr_dir=own)
+
+
+def test_teacher_of_another_scale(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="which is not x2"):
+        prepare([photos], [2], tmp_path / "store", teacher=twice()._replace(sr=lambda lr: lr))
+
+
+def test_exif_grey_alpha_and_same_names(photos: Path, tmp_path: Path) -> None:
+    (photos / "deep").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture = make_image(60, 80, 1)
+    Image.fromarray(picture).save(photos / "deep" / "image0.jpg", exif=exif, quality=100)
+    Image.fromarray(picture).save(photos / "deep" / "image0.webp", lossless=True)
+    Image.new("RGBA", (64, 64), (10, 20, 30, 128)).save(photos / "deep" / "alpha.png")
+    prepare([photos], [2], tmp_path / "store")
+    opened = PreparedStore.open(tmp_path / "store")
+    by_name = {Path(e.source).name: e for e in opened.entries if "deep" in e.source}
+    assert (by_name["image0.jpg"].height, by_name["image0.jpg"].width) == (80, 60)
+    assert np.array_equal(np.load(opened.file("hr", by_name["image0.webp"])), picture)
+    assert len({entry.key for entry in opened.entries}) == 7
+    assert opened.notes.lines() == ["1 image with an alpha channel that was dropped: alpha.png"]
+
+
+def test_the_index_is_readable(store: Path) -> None:
+    index = json.loads((store / "index.json").read_text())
+    assert index["scales"] == [2, 3]
+    assert len(index["images"]) == 4
