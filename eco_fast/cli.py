@@ -130,3 +130,21 @@ def demo(
     from eco_fast.demo import run_demo
 
     run_demo(out, steps=steps, force=force)
+
+
+bench = typer.Typer(help="Measure how fast things are.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("kernels")
+def bench_kernels(
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the rows to this file.")] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Report on the code compiled for each architecture; needs no GPU.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny images: shows that all runs, not how fast.")] = False,
+) -> None:
+    """Time the operations of eco_kernels against eager and compiled PyTorch and other alternatives."""
+    from eco_fast.bench import bench_kernels as run
+
+    run(csv, offline=offline, quick=quick)

@@ -50,7 +50,10 @@ class DataConfig(Section):
     valid_lr: Path | None = None
     patch: PositiveInt = 48  # LR pixels
     batch: PositiveInt = 16
-    patches_per_image: PositiveInt = 1
+    patches_per_image: NonNegativeInt = 0  # patches cut close together from an image; 0: 16 for `files`, else 1
+    source: Literal["auto", "resident", "packed", "files"] = "auto"
+    store: Path | None = None  # where the prepared store of these images is kept; without it in the user's cache
+    prepare: bool = True  # false: images are decoded into memory in every run
     strict: bool = False  # a converted or left-out image is an error
 
 

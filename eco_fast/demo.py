@@ -44,6 +44,7 @@ def run_demo(out: Path, *, steps: int | None = None, force: bool = False) -> Non
             **settings,
             "data.train": [str(train_dir)],
             "data.valid": str(held_out),
+            "data.store": str(out / "store"),
             "run.out": str(out / label),
             "run.steps": steps,
         }

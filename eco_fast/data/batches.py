@@ -37,6 +37,10 @@ class Source(Protocol):
         """
         ...
 
+    def free_centroids(self) -> None:
+        """From here on no step needs centroids: let go of those that are held."""
+        ...
+
     def close(self) -> None:
         """Stop its threads; nothing can be fetched afterwards."""
         ...

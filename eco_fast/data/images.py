@@ -26,6 +26,7 @@ _CONVERSIONS = {  # Pillow mode -> note
 }
 
 _TIFF_BITS_PER_SAMPLE = 258
+_EXIF_ORIENTATION = 0x0112
 
 
 def find_images(path: Path) -> list[Path]:
@@ -52,14 +53,15 @@ def find_images(path: Path) -> list[Path]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width from the header, before EXIF turns it.
+    """Height and width of the upright image, from its header.
 
     Raises:
         UserError: The file cannot be read.
     """
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            lies = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            return (image.width, image.height) if lies else (image.height, image.width)
     except Exception as error:  # as in read_image
         raise _unreadable(path, error) from error
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -63,7 +63,7 @@ def prepare(
     lr_dir: Path | None = None,
     teacher: Teacher | None = None,
     allow_16bit: bool = False,
-    progress: Callable[[str], Progress] | None = None,
+    progress: Callable[[str], AbstractContextManager[Progress]] | None = None,
 ) -> None:
     """Make a store, finish one that was begun, or bring one up to date.
 
@@ -74,7 +74,7 @@ def prepare(
         lr_dir: The user's own LR images instead of the bicubic, for a single scale.
         teacher: Adds its SR of every whole LR image, and the LR of that.
         allow_16bit: Round images of 16 bits per channel to 8 instead of refusing them.
-        progress: Name of a pass -> what is called after each of its images.
+        progress: Name of a pass -> context that gives what is called after each of its images.
 
     Raises:
         UserError: Images are missing or unreadable, LR does not fit HR, the disk is too small, another run is at work.
@@ -86,7 +86,7 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         work = _Work(out, [str(Path(path).resolve()) for path in paths], files, own, scales, teacher, allow_16bit)
-        work.run(progress or (lambda _: lambda done, total, rate: None))
+        work.run(progress or (lambda _: nullcontext(lambda done, total, rate: None)))
 
 
 class _Work:
@@ -121,14 +121,16 @@ class _Work:
             with (out / _JOURNAL).open("a") as journal:
                 journal.write("\n")  # ends a line that a kill cut short
 
-    def run(self, progress: Callable[[str], Progress]) -> None:
+    def run(self, progress: Callable[[str], AbstractContextManager[Progress]]) -> None:
         """Both passes, then the index."""
         self._check_room()
         for folder in {hr_kind(), *map(lr_kind, self.scales), *self._teacher_kinds()}:
             (self.out / folder).mkdir(exist_ok=True)
-        self._decode_all(progress("images"))
+        with progress("images") as report:
+            self._decode_all(report)
         if self.teacher is not None:
-            self._super_resolve_all(self.teacher, progress("teacher"))
+            with progress("teacher") as report:
+                self._super_resolve_all(self.teacher, report)
         self._finish()
 
     def _teacher_kinds(self) -> list[str]:

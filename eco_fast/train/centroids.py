@@ -7,6 +7,7 @@ import numpy as np
 from torch import nn
 
 from eco_fast.config import TeacherConfig
+from eco_fast.data.images import crop_to_multiple
 from eco_fast.data.store import TrainingSet, add_centroids
 from eco_fast.eco.teacher import freeze
 from eco_fast.errors import UserError
@@ -39,6 +40,12 @@ def with_centroids(
         images = add_centroids(
             images, lambda lr: super_resolve(teacher, lr, precision=precision, device=device), progress=count
         )
+    warn_of_a_weak_teacher(images, display)
+    return images
+
+
+def warn_of_a_weak_teacher(images: TrainingSet, display: Display) -> None:
+    """Say how good the centroids are, and warn if they are no better than bicubic."""
     ours, bicubic = teacher_margin(images)
     if ours > bicubic:
         display.line(f"teacher: {ours:.2f} dB PSNR-Y on training images (bicubic {bicubic:.2f} dB)")
@@ -47,7 +54,6 @@ def with_centroids(
             f"WARNING: the teacher ({ours:.2f} dB PSNR-Y) is not better than bicubic ({bicubic:.2f} dB) on training "
             "images; check its weights and its scale before you trust this run"
         )
-    return images
 
 
 def teacher_margin(images: TrainingSet) -> tuple[float, float]:
@@ -58,7 +64,7 @@ def teacher_margin(images: TrainingSet) -> tuple[float, float]:
     chosen = np.unique(np.linspace(0, total - 1, min(total, _CHECKED_IMAGES)).astype(int))
     ours, bicubic = [], []
     for i in chosen:
-        hr = images.hr.image(i)
+        hr = crop_to_multiple(images.hr.image(i), images.scale)
         ours.append(psnr_y(images.centroid.image(i), hr, images.scale))
         bicubic.append(psnr_y(bicubic_upsample(images.lr.image(i), images.scale), hr, images.scale))
     return statistics.fmean(ours), statistics.fmean(bicubic)

@@ -43,6 +43,31 @@ class Display:
         yield plain
 
     @contextmanager
+    def rate(self, description: str) -> Iterator[Callable[[int, int, float], None]]:
+        """A bar with MB/s; call the result with (done, total, MB/s)."""
+        if self.console.is_terminal:
+            with self._bar() as bar:
+                task = bar.add_task(description, total=None, status="")
+
+                def update(done: int, total: int, rate: float) -> None:
+                    bar.update(task, completed=done, total=total, status=f"{rate:.0f} MB/s")
+
+                yield update
+            return
+        started = last = time.monotonic()
+
+        def plain(done: int, total: int, rate: float) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if done == total or now - last > _PLAIN_SECONDS:
+                last = now
+                left = (now - started) * (total - done) / max(done, 1)
+                ahead = f", {left:.0f} s left" if done < total else ""
+                self.line(f"{description}: {done}/{total}, {rate:.0f} MB/s{ahead}")
+
+        yield plain
+
+    @contextmanager
     def training(self, steps: int, done: int) -> Iterator[Callable[[int, str | None], None]]:
         """The training bar; call the result with (steps done, status); a status also makes a plain line."""
         if self.console.is_terminal:

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from eco_fast.config import Config, differing_keys
 from eco_fast.data.notes import Notes
-from eco_fast.data.resident import Resident
 from eco_fast.data.sampler import Sampler
-from eco_fast.data.store import TrainingSet, load_training_set
+from eco_fast.data.store import TrainingSet
 from eco_fast.eco.objective import needs_teacher, uses_alpha
 from eco_fast.eco.teacher import refuse_shared_storage
 from eco_fast.errors import Stopped, UserError
@@ -24,16 +23,18 @@ from eco_fast.evaluate.run import evaluate
 from eco_fast.models import build
 from eco_fast.models.weights import identity, load_into
 from eco_fast.train.batch_maker import BatchMaker
-from eco_fast.train.centroids import load_teacher, with_centroids
+from eco_fast.train.centroids import load_teacher
 from eco_fast.train.checkpoint import Progress
 from eco_fast.train.display import Display
 from eco_fast.train.environment import configure, describe, resolve
 from eco_fast.train.lane import Lane, streams_of
 from eco_fast.train.online import OnlineTeacher
 from eco_fast.train.optim import learning_rate
+from eco_fast.train.phases import Phases
 from eco_fast.train.precision import AUTOCAST
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.step import StudentStep
+from eco_fast.train.training_images import TrainingImages, load_images, patches_per_image
 
 
 class Result(NamedTuple):
@@ -47,7 +48,7 @@ class Result(NamedTuple):
 class Inputs(NamedTuple):
     """Everything a run reads, loaded and checked before the first step."""
 
-    images: TrainingSet
+    images: TrainingImages
     valid: list[Pair]
     student: nn.Module
     teacher: nn.Module | None  # one that runs online; a cached one has done its work
@@ -108,24 +109,17 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display) -> 
     if needs_teacher(config.mode):
         teacher = teacher or load_teacher(config.teacher, config.scale)
         refuse_shared_storage(teacher, student)
-    if not data.train:
-        raise UserError("no training images are named; give a folder with --train DIR")
     valid_notes = Notes()
     valid = load_benchmark(data.valid, config.scale, data.valid_lr, valid_notes) if data.valid else []
-    with display.count("images") as count:
-        images = load_training_set(
-            data.train, config.scale, data.patch, lr_dir=data.train_lr, strict=data.strict, progress=count
-        )
-    for line in [*images.notes.lines(), *(f"validation: {line}" for line in valid_notes.lines())]:
-        display.line(line)
-    display.line(f"{len(images.names)} training images, {len(valid)} validation images")
-    online = None
-    if needs_teacher(config.mode) and teacher is not None:
-        if config.teacher.mode == "online":
-            online = teacher.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        else:
-            images = with_centroids(images, teacher, config.teacher.precision, device, display)
-    return Inputs(images.to(device), valid, student, online)
+    online = teacher if needs_teacher(config.mode) and config.teacher.mode == "online" else None
+    stored = teacher if needs_teacher(config.mode) and online is None else None
+    for network in filter(None, (online, stored)):
+        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = load_images(config, stored, display)
+    for line in valid_notes.lines():
+        display.line(f"validation: {line}")
+    display.line(f"{len(images.heights)} training images, {len(valid)} validation images")
+    return Inputs(images, valid, student, online)
 
 
 def _resume(folder: RunFolder, state: StudentStep, config: Config, display: Display) -> Progress:
@@ -146,23 +140,23 @@ class _Loop:
 
     def __init__(self, config: Config, folder: RunFolder, inputs: Inputs, state: StudentStep, display: Display) -> None:
         self.config, self.folder, self.inputs, self.state, self.display = config, folder, inputs, state, display
-        images = inputs.images
+        images, data = inputs.images, config.data
         sampler = Sampler(
-            images.lr.heights,
-            images.lr.widths,
+            images.heights,
+            images.widths,
             config.scale,
-            config.data.patch,
-            config.data.batch,
+            data.patch,
+            data.batch,
             config.run.seed,
-            patches_per_image=config.data.patches_per_image,
+            patches_per_image=patches_per_image(config),
             rank=state.world.rank,
             world_size=state.world.size,
         )
-        self.source = Resident(images, sampler.plan)
-        online = None if inputs.teacher is None else self._online(inputs.teacher, images)
-        self.maker = BatchMaker(config, sampler, self.source, online)
+        self.phases = Phases(config)
+        source = images.open(sampler.plan, self.phases.needs)
+        online = None if inputs.teacher is None else self._online(inputs.teacher, images.resident)
+        self.maker = BatchMaker(self.phases, sampler.plan, source, data.patch, online)
         self.lane = Lane(self.maker, streams_of(config.run.device), overlap=config.run.lanes)
-        self.last_of_teacher = self.maker.last_of_teacher()
         self.identity = identity(config.student.name, config.student.options, config.scale)
         self.psnr_y: float | None = None
         self.checkpoint = folder.checkpoints.latest()
@@ -194,12 +188,14 @@ class _Loop:
                 if stopped:
                     break
         self.lane.close()
-        self.source.close()
+        self.maker.close()
         if stopped or self.checkpoint is None:
             raise Stopped(f"stopped after step {done}; checkpoint {self.checkpoint}; go on with --resume")
         return Result(self.checkpoint, clock.rate(run.steps - first), self.psnr_y)
 
-    def _online(self, teacher: nn.Module, images: TrainingSet) -> OnlineTeacher:
+    def _online(self, teacher: nn.Module, images: TrainingSet | None) -> OnlineTeacher:
+        if images is None:
+            raise UserError("teacher.mode=online needs the images in memory; use --set data.source=resident")
         settings = self.config.teacher
         return OnlineTeacher(
             teacher,
@@ -212,9 +208,8 @@ class _Loop:
 
     def _step(self, step: int) -> tuple[Tensor, Tensor]:
         batch = self.lane.take(step)
-        if step > self.last_of_teacher:  # its last batch was taken: what the lane did for it is ordered before this
+        if step > self.phases.last_of_teacher:  # its last batch was taken: what the lane did is ordered before this
             self.maker.free_teacher()
-            self.source.free_centroids()
         if step + 1 < self.config.run.steps:
             self.lane.begin(step + 1)
         result = self.state(step, batch)
@@ -234,7 +229,7 @@ class _Loop:
             "skipped": skipped,
         }
         if uses_alpha(self.config.mode):
-            record["alpha"] = self.maker.alpha(done - 1)
+            record["alpha"] = self.phases.alpha(done - 1)
         rate = clock.lap(done) * self.config.data.batch
         self.folder.log({**record, "patches_per_second": rate, "time": time.time()})
         alpha = f"alpha {record['alpha']:.3f}  " if "alpha" in record else ""

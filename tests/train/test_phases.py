@@ -15,6 +15,7 @@ from eco_fast.train.batch_maker import BatchMaker
 from eco_fast.train.lane import Lane
 from eco_fast.train.loop import train
 from eco_fast.train.online import OnlineTeacher
+from eco_fast.train.phases import Phases
 from tests.train.test_online import Nearest, cached, training_set
 
 STEPS = 100
@@ -44,7 +45,8 @@ def maker(settings: Config, online: bool) -> tuple[BatchMaker, Counting]:
     teacher.calls = 0
     sampler = Sampler(images.lr.heights, images.lr.widths, 2, 10, 4, seed=0)
     source = Resident(stored, sampler.plan)
-    return BatchMaker(settings, sampler, source, OnlineTeacher(teacher, images, 10) if online else None), teacher
+    asked = OnlineTeacher(teacher, images, 10) if online else None
+    return BatchMaker(Phases(settings), sampler.plan, source, 10, asked), teacher
 
 
 @pytest.mark.parametrize("online", [True, False])
@@ -52,23 +54,24 @@ def test_official_schedule(online: bool) -> None:
     """alpha is 0 for t < 0.2602 and 1 for t > 0.7398: 27 and 26 of 100 steps."""
     make, teacher = maker(config(), online)
     for step in range(STEPS):
-        alpha, batch = make.alpha(step), make(step)
+        alpha, batch = Phases(config()).alpha(step), make(step)
         assert (batch.hr is None) == (alpha == 0)
         assert (batch.centroid is None) == (alpha == 1)
     assert make.made["hr"] == 100 - 27
     assert make.made["centroid"] == 100 - 26
     assert make.made["teacher"] == teacher.calls == (74 if online else 0)
-    assert make.last_of_teacher() == 73
+    assert Phases(config()).last_of_teacher == 73
 
 
 @pytest.mark.parametrize(("mode", "last"), [("vanilla", -1), ("kd", 99), ("eco-centroid", 99), ("alpha-sample", 73)])
 def test_last_step_of_the_teacher(mode: str, last: int) -> None:
-    assert maker(config(mode), online=False)[0].last_of_teacher() == last
+    assert Phases(config(mode)).last_of_teacher == last
 
 
-def test_a_freed_teacher_changes_no_bit() -> None:
-    kept, _ = maker(config(), online=True)
-    freed, _ = maker(config(), online=True)
+@pytest.mark.parametrize("online", [True, False])
+def test_a_freed_teacher_changes_no_bit(online: bool) -> None:
+    kept, _ = maker(config(), online)
+    freed, _ = maker(config(), online)
     freed.free_teacher()
     assert torch.equal(kept(80).x, freed(80).x)
 
@@ -83,7 +86,7 @@ def test_a_run_asks_the_teacher_while_alpha_is_below_1_and_lanes_change_no_bit(
         settings = {
             "scale": 2,
             "student": {"name": "edsr-tiny", "options": {"blocks": 1, "channels": 8}},
-            "data": {"train": [str(photos)], "patch": 12, "batch": 4},
+            "data": {"train": [str(photos)], "patch": 12, "batch": 4, "store": str(tmp_path / "store")},
             "teacher": {"mode": teacher_mode},
             "run": {"steps": 20, "out": str(tmp_path / str(lanes)), "lanes": lanes, "threads": 1, "precision": "fp32"},
         }

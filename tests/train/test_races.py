@@ -14,6 +14,7 @@ from eco_fast.train import lane as lane_module
 from eco_fast.train.batch_maker import BatchMaker
 from eco_fast.train.lane import Lane
 from eco_fast.train.online import OnlineTeacher
+from eco_fast.train.phases import Phases
 from eco_fast.train.step import StudentStep
 from tests.train.race_checker import MAIN, RaceChecker, Streams
 from tests.train.test_online import cached, training_set
@@ -53,9 +54,8 @@ def run(online: bool, drop: str | None = None, steps: int = 6) -> tuple[RaceChec
         for weight in teacher.parameters():
             weight.copy_(weight.clone())
         sampler = Sampler(plain.lr.heights, plain.lr.widths, 2, 8, 2, seed=0)
-        make = BatchMaker(
-            config, sampler, Resident(images, sampler.plan), OnlineTeacher(teacher, images, 8) if online else None
-        )
+        asked = OnlineTeacher(teacher, images, 8) if online else None
+        make = BatchMaker(Phases(config), sampler.plan, Resident(images, sampler.plan), 8, asked)
         lane = Lane(make, streams)
         state = StudentStep(build("edsr-tiny", 2, **options), config)
         for step in range(steps):

@@ -1,0 +1,54 @@
+"""Options and fixtures of the benchmarks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from contest import Contest
+from rows import Row, write_rows
+
+_ROWS = pytest.StashKey[list[Row]]()
+_NOTES = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("operations")
+    group.addoption("--rows", type=Path, metavar="FILE", help="write the figures of the operations as CSV")
+    group.addoption("--quick", action="store_true", help="tiny images: shows that everything runs, not how fast")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_ROWS] = []
+    config.stash[_NOTES] = []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    file = session.config.getoption("rows")
+    if file is not None:
+        write_rows(file, session.config.stash[_ROWS])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    notes = config.stash[_NOTES]
+    for note in dict.fromkeys(notes):
+        terminalreporter.write_line(note)
+
+
+@pytest.fixture(scope="session")
+def quick(request: pytest.FixtureRequest) -> bool:
+    """Whether tiny problems are wanted."""
+    return bool(request.config.getoption("quick"))
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where the operations run."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def contest(request: pytest.FixtureRequest, benchmark: Any, quick: bool) -> Contest:
+    """Times contestants."""
+    stash = request.config.stash
+    return Contest(benchmark, stash[_ROWS], stash[_NOTES], quick)

@@ -1,0 +1,291 @@
+"""Training patches per second of every source against a PyTorch DataLoader that decodes whole images per patch.
+
+192-px HR patches at x4, batch 16, photographs of ECO_FAST_TESTDATA tiled to 2040 x 1356 pixels. The baseline is what
+published training code does: 2 workers, prefetch factor 2, the whole HR and LR PNG decoded by Pillow for one patch. All
+contestants run in turns in one process, page cache warm, and end with the same thing: oriented patches, the input as
+fp32. Rows: patches per second, their ratio to the baseline; how long a training step waits for `packed`; its memory.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from eco_fast.config import parse_config
+from eco_fast.data.batches import Needs, Source
+from eco_fast.data.files import Files, ImageFiles, visits
+from eco_fast.data.packed import Packed, PackedFiles
+from eco_fast.data.resident import Resident
+from eco_fast.data.sampler import Plan, Sampler
+from eco_fast.data.store import FlatImages, TrainingSet, bicubic_lr
+from eco_fast.eco.objective import blend
+from eco_fast.models import build
+from eco_fast.train.environment import configure, resolve
+from eco_fast.train.step import StudentStep, make_batch
+
+SCALE, PATCH, BATCH, COPIES = 4, 48, 16, 16
+FILES, ENTRIES = 16, 64  # each file stands for four images, so that one decode serves COPIES patches, as in a large set
+ROUNDS = 3
+BATCHES = {"loader": 12, "packed": 200, "resident": 200, "files": 2 * ENTRIES}  # per round
+TARGETS = {"packed": 80, "resident": 300, "files": 10}  # times the baseline's patches per second
+WARM_UP = 8  # batches: more than a pipeline has ready before it is asked
+STEPS = 100_000
+MEMORY_LIMIT = 1500  # MB
+
+NEEDS = Needs(lr=True, centroid_lr=False, hr=True, centroid=False)
+Fetch = Callable[[], object]
+
+
+class Photos(NamedTuple):
+    """The same images in every form."""
+
+    pngs: list[str]
+    lr_pngs: list[str]
+    packed: PackedFiles
+    files: ImageFiles
+    resident: TrainingSet
+
+
+@pytest.fixture(scope="module")
+def photos(quick: bool, tmp_path_factory: pytest.TempPathFactory) -> Photos:
+    data = os.environ.get("ECO_FAST_TESTDATA")
+    if not data:
+        pytest.skip("ECO_FAST_TESTDATA does not name a folder of test data")
+    sources = sorted(Path(data, "train", "DIV2K_0901-1000_quarter").glob("*.png"))
+    folder = tmp_path_factory.mktemp("photos")
+    height, width = (336, 508) if quick else (1356, 2040)
+    hr, lr, paths = [], [], {}
+    for i in range(FILES):
+        hr.append(tiled(sources[i::FILES], height, width))
+        lr.append(bicubic_lr(hr[-1], SCALE))
+        for kind, image in (("hr", hr[-1]), ("lr", lr[-1])):
+            Image.fromarray(image).save(folder / f"{kind}{i}.png")
+            np.save(folder / f"{kind}{i}.npy", image)
+    number = [i % FILES for i in range(ENTRIES)]
+    for kind in ("hr", "lr"):
+        for ending in ("png", "npy"):
+            paths[kind, ending] = [str(folder / f"{kind}{i}.{ending}") for i in number]
+    heights, widths = torch.full((ENTRIES,), height), torch.full((ENTRIES,), width)
+    packed = PackedFiles(SCALE, heights // SCALE, widths // SCALE, paths["hr", "npy"], paths["lr", "npy"])
+    files = ImageFiles(SCALE, heights, widths, paths["hr", "png"])
+    flat = [FlatImages.from_arrays(images) for images in (hr, lr)]
+    return Photos(paths["hr", "png"], paths["lr", "png"], packed, files, TrainingSet([], *flat, SCALE))
+
+
+def tiled(paths: list[Path], height: int, width: int) -> np.ndarray:
+    """Photographs side by side and below each other until the image is full."""
+    image = np.empty((height, width, 3), dtype=np.uint8)
+    tile_height, tile_width = 339, 510
+    for k, (top, left) in enumerate((y, x) for y in range(0, height, tile_height) for x in range(0, width, tile_width)):
+        tile = np.asarray(Image.open(paths[k % len(paths)]).convert("RGB"))
+        rows, columns = min(tile_height, height - top), min(tile_width, width - left)
+        tile = np.tile(tile, (-(-rows // tile.shape[0]), -(-columns // tile.shape[1]), 1))
+        image[top : top + rows, left : left + columns] = tile[:rows, :columns]
+    return image
+
+
+class WholeImages(Dataset[tuple[Tensor, Tensor]]):
+    """Patch k of a sequence of plans, from PNG files decoded whole."""
+
+    def __init__(self, photos: Photos, plan: Callable[[int], Plan], steps: int) -> None:
+        self._photos, self._plan, self._steps = photos, plan, steps
+
+    def __len__(self) -> int:
+        return self._steps * BATCH
+
+    def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
+        plan = self._plan(k // BATCH)
+        image, top, left, turn = (int(column[k % BATCH]) for column in plan[:4])
+        pair = []
+        for path, scale in ((self._photos.pngs[image], SCALE), (self._photos.lr_pngs[image], 1)):
+            whole = np.array(Image.open(path).convert("RGB"))
+            side, y, x = PATCH * scale, top * scale, left * scale
+            patch = whole[y : y + side, x : x + side]
+            patch = patch[:, ::-1] if turn & 1 else patch
+            patch = patch[::-1] if turn & 2 else patch
+            patch = patch.transpose(1, 0, 2) if turn & 4 else patch
+            pair.append(torch.from_numpy(np.ascontiguousarray(patch.transpose(2, 0, 1))))
+        hr, lr = pair
+        return hr, lr.float() / 255
+
+
+def plan_of(photos: Photos, copies: int = 1) -> Callable[[int], Plan]:
+    # Scale 1 in the place of 4: an image then counts once per epoch however large it is, as in a large set.
+    return Sampler(photos.packed.heights, photos.packed.widths, 1, PATCH, BATCH, 0, copies).plan
+
+
+def once(plan: Plan) -> Plan:
+    """The plan for a set that holds each file once."""
+    return plan._replace(index=plan.index % FILES)
+
+
+def from_source(source: Source) -> Fetch:
+    weights = blend("vanilla", 1.0, torch.zeros(1))
+    steps = iter(range(STEPS))
+    return lambda: make_batch(*source.fetch(next(steps)), PATCH, weights)
+
+
+class Rates(NamedTuple):
+    """Patches per second of each round."""
+
+    of: dict[str, list[float]]
+    fetch: dict[str, Fetch]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.of[name])
+
+
+@pytest.fixture(scope="module")
+def rates(photos: Photos, quick: bool) -> Iterator[Rates]:
+    """All contestants in turns."""
+    plan = plan_of(photos)
+    sources: dict[str, Source] = {
+        "packed": Packed(photos.packed, plan, lambda _: NEEDS, STEPS, PATCH),
+        "resident": Resident(photos.resident, lambda step: once(plan(step))),
+        "files": Files(photos.files, plan_of(photos, COPIES), lambda _: NEEDS, STEPS, PATCH, COPIES),
+    }
+    fetch = {name: from_source(source) for name, source in sources.items()}
+    found: dict[str, list[float]] = {name: [] for name in ("loader", *fetch)}
+    for _ in range(1 if quick else ROUNDS):
+        found["loader"].append(rate_of_loader(WholeImages(photos, plan, BATCHES["loader"])))
+        for name, call in fetch.items():
+            for _ in range(WARM_UP):
+                call()
+            count = WARM_UP if quick else BATCHES[name]
+            started = time.perf_counter()
+            for _ in range(count):
+                call()
+            found[name].append(count * BATCH / (time.perf_counter() - started))
+        time.sleep(0.5 if quick else 3.0)  # `files` has begun its next images, and must leave the cores to the loader
+    yield Rates(found, fetch)
+    for source in sources.values():
+        source.close()
+
+
+def rate_of_loader(dataset: WholeImages) -> float:
+    """Patches per second over a whole short epoch: no work is left over before or after, only its workers' start."""
+    started = time.perf_counter()
+    for _ in DataLoader(dataset, batch_size=BATCH, num_workers=2, prefetch_factor=2):
+        pass
+    return len(dataset) / (time.perf_counter() - started)
+
+
+@pytest.mark.benchmark(group="patches per second")
+@pytest.mark.parametrize("name", ["loader", *TARGETS])
+def test_patches_per_second(benchmark: Any, photos: Photos, rates: Rates, quick: bool, name: str) -> None:
+    rate, baseline = rates.median(name), rates.median("loader")
+    benchmark.extra_info.update(
+        patches_per_second=round(rate, 1),
+        slowest_round=round(min(rates.of[name]), 1),
+        ms_per_patch=round(1000 / rate, 3),
+        ratio=round(rate / baseline, 1),
+        target=TARGETS.get(name, 1),
+        **environment(),
+    )
+    if name == "files":
+        found = [v for _, v in visits(plan_of(photos, COPIES), 0, 256, 2 * COPIES) if v is not None]
+        benchmark.extra_info["patches_per_decode"] = round(256 * BATCH / len(found), 1)
+    print(name, dict(benchmark.extra_info))
+    if name == "loader":
+        benchmark.pedantic(rate_of_loader, args=(WholeImages(photos, plan_of(photos), 2),), rounds=1)
+    else:
+        benchmark.pedantic(rates.fetch[name], rounds=2 if quick else 16, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group="wait for packed")
+@pytest.mark.parametrize("network", ["edsr-tiny", "edsr-baseline"])
+def test_wait_of_a_training_step(benchmark: Any, photos: Photos, quick: bool, network: str) -> None:
+    """How much of a step passes in `fetch`, with DALI reading in the background as in training."""
+    document = {"scale": SCALE, "mode": "vanilla", "student": {"name": network}, "data": {"patch": PATCH}}
+    config = resolve(parse_config(document, "benchmark"))
+    configure(config.run)
+    student = build(network, SCALE).to(config.run.device).to(memory_format=torch.channels_last)
+    state = StudentStep(student, config)
+    source = Packed(photos.packed, plan_of(photos), lambda _: NEEDS, STEPS, PATCH, config.run.device)
+    waits, steps = [], []
+    for step in range(2 if quick else 8 if network == "edsr-baseline" else 40):
+        started = time.perf_counter()
+        images, plan = source.fetch(step)
+        waits.append(time.perf_counter() - started)
+        weights = blend("vanilla", 1.0, plan.uniform)
+        state(step, make_batch(images, plan, PATCH, weights))[0].item()
+        steps.append(time.perf_counter() - started)
+    source.close()
+    wait, whole = statistics.median(waits[1:]), statistics.median(steps[1:])
+    benchmark.extra_info.update(
+        wait_ms=round(1000 * wait, 2),
+        longest_wait_ms=round(1000 * max(waits[1:]), 2),
+        step_ms=round(1000 * whole, 1),
+        percent=round(100 * wait / whole, 2),
+        precision=config.run.precision,
+        **environment(),
+    )
+    print(network, dict(benchmark.extra_info))
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+@pytest.mark.benchmark(group="memory of packed")
+def test_peak_memory(benchmark: Any, tmp_path: Path, quick: bool) -> None:
+    """Of a process of its own, which reads images of 24 megapixels and lists a million of them."""
+    height, width = (600, 400) if quick else (6000, 4000)
+    for i in range(4):
+        for kind, factor in (("hr", 1), ("lr", SCALE)):
+            np.save(tmp_path / f"{kind}{i}.npy", np.full((height // factor, width // factor, 3), i, dtype=np.uint8))
+    task = {"folder": str(tmp_path), "height": height // SCALE, "width": width // SCALE, "images": 1_000_000}
+    result = subprocess.run(
+        [sys.executable, __file__, json.dumps(task)], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    peak = int(result.stdout)
+    benchmark.extra_info.update(peak_mb=peak, limit_mb=MEMORY_LIMIT, images=task["images"], **environment())
+    print("memory", dict(benchmark.extra_info))
+    benchmark.pedantic(lambda: None, rounds=1)
+    assert peak < MEMORY_LIMIT
+
+
+def read_and_weigh(folder: str, height: int, width: int, images: int) -> int:
+    """Peak memory in MB after a few hundred batches of `packed`."""
+    paths = {kind: [f"{folder}/{kind}{i % 4}.npy" for i in range(images)] for kind in ("hr", "lr")}
+    heights, widths = torch.full((images,), height), torch.full((images,), width)
+    plan = Sampler(heights, widths, 1, PATCH, BATCH, seed=0).plan
+    source = Packed(PackedFiles(SCALE, heights, widths, **paths), plan, lambda _: NEEDS, STEPS, PATCH)
+    for step in range(1100):  # beyond the first of its segments
+        source.fetch(step)
+    source.close()
+    # Not getrusage: its peak is that of the process that started this one, if that was larger.
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM:"))
+
+
+def environment() -> dict[str, object]:
+    """What a figure was measured on."""
+    packages = ("nvidia-dali-cuda130", "pillow", "numpy")
+    return {
+        "hardware": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        **{package: version(package) for package in packages},
+    }
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    print(read_and_weigh(**json.loads(sys.argv[1])))

@@ -1,0 +1,58 @@
+"""The choice between the sources `resident` and `packed`, by what fits on the device."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def choose_source(
+    stored: int, training: int, device: torch.device | str, *, free: int | None = None
+) -> Literal["resident", "packed"]:
+    """What `auto` means: `resident` if everything fits on the device, else `packed`.
+
+    Args:
+        stored: Bytes of all images, see `resident_bytes`.
+        training: Bytes that networks, optimiser and activations will take.
+        device: Where training runs.
+        free: Bytes; measured if not given.
+    """
+    room = free_memory(device) if free is None else free
+    return "resident" if stored + training <= room else "packed"
+
+
+def resident_bytes(heights: Tensor, widths: Tensor, scale: int, *, centroids: bool) -> int:
+    """What `resident` keeps on the device: HR and LR, and as much again for centroids. Sizes in HR pixels `(N,)`."""
+    hr = int((heights * widths).sum()) * 3
+    lr = int(((heights // scale) * (widths // scale)).sum()) * 3
+    return (hr + lr) * (2 if centroids else 1)
+
+
+def free_memory(device: torch.device | str) -> int:
+    """Bytes that a process could still take on a device."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(_available_ram(), _left_in_container())
+
+
+def _available_ram() -> int:
+    """What the kernel says is free or can be freed; without /proc, half of what there is."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
+    """What a container's limit leaves, page cache counted as free; a huge number where there is no limit."""
+    try:
+        limit, used = ((folder / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+    except OSError:
+        return 2**62
+    if limit == "max":
+        return 2**62
+    return int(limit) - int(used) + int(statistics.get("inactive_file", 0))

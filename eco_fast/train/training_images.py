@@ -1,0 +1,217 @@
+"""From the configuration to a source of patches: which store, which images of it, resident or read from disk."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from eco_fast.config import Config
+from eco_fast.data.batches import NeedsOf, PlanOf, Source
+from eco_fast.data.files import Files, ImageFiles
+from eco_fast.data.images import find_images, image_size
+from eco_fast.data.notes import Notes
+from eco_fast.data.packed import Packed, PackedFiles
+from eco_fast.data.prepare import Teacher, prepare
+from eco_fast.data.prepared import (
+    Entry,
+    PreparedStore,
+    centroid_kind,
+    centroid_lr_kind,
+    hr_kind,
+    is_store,
+    lr_kind,
+    sizes,
+)
+from eco_fast.data.resident import Resident
+from eco_fast.data.sources import choose_source, resident_bytes
+from eco_fast.data.store import TrainingSet, hr_folder, load_training_set, pair_files, unique
+from eco_fast.errors import UserError
+from eco_fast.evaluate.inference import super_resolve
+from eco_fast.train.centroids import warn_of_a_weak_teacher, with_centroids
+from eco_fast.train.display import Display
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images of a run and how to get at them."""
+
+    heights: Tensor  # LR pixels, int64 (N,)
+    widths: Tensor
+    open: Callable[[PlanOf, NeedsOf], Source]
+    resident: TrainingSet | None  # where they lie in memory
+    notes: Notes
+
+
+def load_images(config: Config, teacher: nn.Module | None, display: Display) -> TrainingImages:
+    """Find, prepare and check the training images.
+
+    Args:
+        config: With the device resolved.
+        teacher: Makes the centroids, on the device; None where none are stored.
+        display: Where progress is shown.
+
+    Raises:
+        UserError: Images are missing or wrong, or the source cannot be had.
+    """
+    data = config.data
+    if not data.train:
+        raise UserError("no training images are named; give a folder with --train DIR")
+    if data.source == "files":
+        images = _from_files(config, teacher)
+    elif data.prepare or _named_store(config) is not None:
+        images = _from_store(config, teacher, display)
+    else:
+        images = _in_memory(config, teacher, display)
+    for line in images.notes.lines():
+        display.line(line)
+    if data.strict:
+        images.notes.raise_if_any()
+    return images
+
+
+def teacher_identity(network: nn.Module, precision: str) -> str:
+    """A short hash of what decides a teacher's centroids: its kind, weights and precision."""
+    digest = blake2b(f"{type(network).__qualname__} {precision}".encode(), digest_size=6)
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def store_teacher(network: nn.Module, scale: int, precision: str, device: str) -> Teacher:
+    """A network as `prepare` takes it."""
+    return Teacher(
+        scale,
+        teacher_identity(network, precision),
+        lambda lr: super_resolve(network, lr, precision=precision, device=device),
+    )
+
+
+def cache_folder(config: Config) -> Path:
+    """Where a run keeps the store of images that are not prepared yet; the same for the same folders."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eco-fast"
+    named = [str(Path(path).resolve()) for path in (*config.data.train, *filter(None, [config.data.train_lr]))]
+    return root / f"{Path(config.data.train[0]).stem}-{blake2b(repr(named).encode(), digest_size=6).hexdigest()}"
+
+
+def _named_store(config: Config) -> Path | None:
+    """The store that the user names in place of images."""
+    stores = [path for path in config.data.train if is_store(path)]
+    if stores and len(config.data.train) > 1:
+        raise UserError(f"{stores[0]} is a prepared store; name it alone, or prepare all folders into one store")
+    return stores[0] if stores else None
+
+
+def _from_store(config: Config, network: nn.Module | None, display: Display) -> TrainingImages:
+    data, scale, device = config.data, config.scale, config.run.device
+    teacher = None if network is None else store_teacher(network, scale, config.teacher.precision, device)
+    path = _named_store(config)
+    if path is None:
+        path = data.store or cache_folder(config)
+        prepare(data.train, [scale], path, lr_dir=data.train_lr, teacher=teacher, progress=display.rate)
+    with display.count("checking") as count:
+        store = PreparedStore.open(path, progress=count)
+    if teacher is not None and teacher.identity not in store.teachers(scale):
+        raise UserError(f"{path} has no centroids of this teacher at x{scale}; run eco-fast prepare with --teacher")
+    notes = store.notes.copy()
+    entries = store.holding(scale, data.patch, notes)
+    heights, widths = sizes(entries)
+    chosen = data.source
+    if chosen == "auto":
+        stored = resident_bytes(heights, widths, scale, centroids=teacher is not None)
+        chosen = choose_source(stored, _room_for_training(device), device)
+    if chosen == "packed":
+        files = _packed_files(store, entries, scale, teacher)
+
+        def open_packed(plan: PlanOf, needs: NeedsOf) -> Source:
+            return Packed(files, plan, needs, config.run.steps, data.patch, device)
+
+        return TrainingImages(heights // scale, widths // scale, open_packed, None, notes)
+    with display.count("loading") as count:
+        identity = None if teacher is None else teacher.identity
+        images = store.training_set(scale, data.patch, teacher=identity, progress=count)
+    if teacher is not None:
+        warn_of_a_weak_teacher(images, display)
+    return _resident(images, device, notes)
+
+
+def _packed_files(store: PreparedStore, entries: list[Entry], scale: int, teacher: Teacher | None) -> PackedFiles:
+    def paths(kind: str) -> list[str]:
+        return [str(store.file(kind, entry)) for entry in entries]
+
+    heights, widths = sizes(entries)
+    made = None if teacher is None else [kind(scale, teacher.identity) for kind in (centroid_kind, centroid_lr_kind)]
+    return PackedFiles(
+        scale,
+        heights // scale,
+        widths // scale,
+        paths(hr_kind()),
+        paths(lr_kind(scale)),
+        None if made is None else paths(made[0]),
+        None if made is None else paths(made[1]),
+    )
+
+
+def _in_memory(config: Config, teacher: nn.Module | None, display: Display) -> TrainingImages:
+    """Decoded anew in every run, and kept nowhere."""
+    data = config.data
+    with display.count("images") as count:
+        images = load_training_set(data.train, config.scale, data.patch, lr_dir=data.train_lr, progress=count)
+    if teacher is not None:
+        images = with_centroids(images, teacher, config.teacher.precision, config.run.device, display)
+    return _resident(images, config.run.device, images.notes)
+
+
+def _resident(images: TrainingSet, device: str, notes: Notes) -> TrainingImages:
+    heights, widths = images.lr.heights, images.lr.widths
+    on_device = images.to(device)
+    return TrainingImages(heights, widths, lambda plan, needs: Resident(on_device, plan), on_device, notes)
+
+
+def _from_files(config: Config, teacher: nn.Module | None) -> TrainingImages:
+    """The original files, decoded while training."""
+    data, scale = config.data, config.scale
+    if teacher is not None:
+        raise UserError("data.source=files has no stored centroids; use --set data.source=packed, or --mode vanilla")
+    files = unique(file for path in data.train for file in find_images(hr_folder(path)))
+    own = None if data.train_lr is None else pair_files(files, data.train_lr, scale)
+    notes = Notes()
+    kept, heights, widths = [], [], []
+    for i, file in enumerate(files):
+        height, width = image_size(file)
+        if min(height, width) // scale < data.patch:
+            least = data.patch * scale
+            notes.add(f"images left out, smaller than a patch ({least} x {least})", file.name)
+            continue
+        kept.append(i)
+        heights.append(height)
+        widths.append(width)
+    if not kept:
+        raise UserError("no training image holds a patch; give larger images or a smaller data.patch")
+    images = ImageFiles(
+        scale,
+        torch.tensor(heights),
+        torch.tensor(widths),
+        [str(files[i]) for i in kept],
+        None if own is None else [str(own[i]) for i in kept],
+    )
+
+    def open_files(plan: PlanOf, needs: NeedsOf) -> Source:
+        device, each = config.run.device, patches_per_image(config)
+        return Files(images, plan, needs, config.run.steps, data.patch, each, device, notes=notes)
+
+    return TrainingImages(images.heights, images.widths, open_files, None, notes)
+
+
+def patches_per_image(config: Config) -> int:
+    """`data.patches_per_image`, where 0 stands for what suits the source."""
+    return config.data.patches_per_image or (16 if config.data.source == "files" else 1)
+
+
+def _room_for_training(device: str) -> int:
+    """Bytes left to networks, optimiser and activations when `auto` decides: half a GPU, 2 GB on the CPU."""
+    return torch.cuda.mem_get_info()[1] // 2 if device == "cuda" else 2 << 30

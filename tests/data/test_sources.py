@@ -1,0 +1,388 @@
+"""All sources give the same batches for the same plan, from any step on, and read what the step needs and no more."""
+
+import struct
+import sys
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from eco_fast.data.batches import Needs, NeedsOf, PatchBatch, PlanOf, Source
+from eco_fast.data.files import Files, ImageFiles, visits
+from eco_fast.data.images import crop_to_multiple
+from eco_fast.data.notes import Notes
+from eco_fast.data.packed import Packed, PackedFiles
+from eco_fast.data.patches import target_patches
+from eco_fast.data.resident import Resident
+from eco_fast.data.sampler import Plan, Sampler
+from eco_fast.data.sources import choose_source, free_memory, resident_bytes
+from eco_fast.data.store import FlatImages, TrainingSet, bicubic_lr
+from eco_fast.eco.objective import Blend, blend
+from eco_fast.errors import UserError
+from eco_fast.train.step import make_batch
+
+PATCH, BATCH, COPIES, STEPS = 8, 8, 3, 200
+EXTENSIONS = ("png", "jpg", "webp", "bmp", "tif")
+
+def deep_png(height: int, width: int) -> bytes:
+    """An RGB PNG of 16 bits per channel, which Pillow cannot write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(height * (1 + 6 * width)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+DEEP_PNG = deep_png(61, 83)
+
+dali = pytest.mark.skipif(sys.platform != "linux", reason="DALI runs on Linux")
+
+
+class Case:
+    """Images of odd sizes in every form that a source reads: originals, arrays of a store, resident."""
+
+    def __init__(self, folder: Path, scale: int) -> None:
+        rng = np.random.default_rng(scale)
+        side = PATCH * scale
+        # Two images exactly one patch large (one of them after the crop), one a single LR pixel wider, odd sizes.
+        sizes = [(side, side), (side + scale - 1, side + 1), (side, side + scale), (61, 83), (97, 50), (70, 131)]
+        self.scale, self.folder = scale, folder
+        self.originals, hr = [], []
+        for i, (height, width) in enumerate(sizes):
+            coarse = Image.fromarray(rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8))
+            noisy = np.asarray(coarse.resize((width, height))) ^ rng.integers(0, 32, (height, width, 3), dtype=np.uint8)
+            self.originals.append(str(folder / f"{i}.{EXTENSIONS[i % len(EXTENSIONS)]}"))
+            Image.fromarray(noisy).save(self.originals[-1])
+            hr.append(np.array(Image.open(self.originals[-1]).convert("RGB")))
+        lr = [bicubic_lr(crop_to_multiple(image, scale), scale) for image in hr]
+        centroid = [np.roll(crop_to_multiple(image, scale), 3, 0)[:, ::-1].copy() for image in hr]
+        self.arrays = {
+            "hr": hr,
+            "lr": lr,
+            "centroid": centroid,
+            "centroid_lr": [bicubic_lr(c, scale) for c in centroid],
+        }
+        for kind, images in self.arrays.items():
+            (folder / kind).mkdir()
+            for i, image in enumerate(images):
+                np.save(folder / kind / f"{i}.npy", image)
+        paths = {kind: [str(folder / kind / f"{i}.npy") for i in range(len(sizes))] for kind in self.arrays}
+        self.hr_heights, self.hr_widths = torch.tensor(sizes).T
+        self.heights, self.widths = self.hr_heights // scale, self.hr_widths // scale
+        self.packed = PackedFiles(scale, self.heights, self.widths, **paths)
+        self.files = ImageFiles(scale, self.hr_heights, self.hr_widths, self.originals)
+        self.own_lr = self.files._replace(lr=self.save_lr(folder / "own"))
+        flat = {kind: FlatImages.from_arrays(list(images)) for kind, images in self.arrays.items()}
+        self.resident = TrainingSet([Path(o).name for o in self.originals], scale=scale, **flat)
+
+    def save_lr(self, folder: Path) -> list[str]:
+        folder.mkdir()
+        for i, image in enumerate(self.arrays["lr"]):
+            Image.fromarray(image).save(folder / f"{i}.png")
+        return [str(folder / f"{i}.png") for i in range(len(self.arrays["lr"]))]
+
+    def sampler(self, rank: int = 0, world_size: int = 1) -> Sampler:
+        return Sampler(self.heights, self.widths, self.scale, PATCH, BATCH, 5, COPIES, rank, world_size)
+
+    def open(self, name: str, plan: PlanOf, needs: NeedsOf, steps: int = STEPS, notes: Notes | None = None) -> Source:
+        if name == "resident":
+            return Resident(self.resident, plan)
+        if name == "packed":
+            return Packed(self.packed, plan, needs, steps, PATCH, threads=2, segment=64)
+        files = self.own_lr if name == "files, own LR" else self.files
+        return Files(files, plan, needs, steps, PATCH, COPIES, threads=2, notes=notes)
+
+
+@pytest.fixture(scope="module", params=[2, 3, 4])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(tmp_path_factory.mktemp(f"x{request.param}"), request.param)
+
+
+@pytest.fixture(scope="module")
+def x4(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(tmp_path_factory.mktemp("case"), 4)
+
+
+def needs_of(weights: Callable[[int], Blend]) -> NeedsOf:
+    def needs(step: int) -> Needs:
+        w = weights(step)
+        return Needs(w.needs_lr, w.needs_centroid_lr, w.needs_hr, w.needs_centroid)
+
+    return needs
+
+
+def eco(step: int) -> Blend:
+    """Phases of 50, 100 and 50 steps: centroid alone, both, real alone."""
+    return blend("eco", min(max((step - 49) / 100, 0.0), 1.0), torch.zeros(1))
+
+
+def vanilla(step: int) -> Blend:
+    return blend("vanilla", 1.0, torch.zeros(1))
+
+
+REAL = needs_of(vanilla)
+
+
+def upright(plan: PlanOf) -> PlanOf:
+    def without(step: int) -> Plan:
+        original = plan(step)
+        return original._replace(orientation=torch.zeros_like(original.orientation))
+
+    return without
+
+
+def parts(batch: tuple[Tensor | None, ...]) -> list[Tensor]:
+    return [part for part in batch if part is not None]
+
+
+def assert_equal_batches(source: Source, truth: Source, weights: Callable[[int], Blend], steps: range) -> None:
+    for step in steps:
+        ours, theirs = (parts(make_batch(*s.fetch(step), PATCH, weights(step))) for s in (source, truth))
+        assert len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)), step
+
+
+@dali
+@pytest.mark.parametrize("turn", [True, False])
+@pytest.mark.parametrize(
+    ("name", "weights"), [("packed", eco), ("packed", vanilla), ("files", vanilla), ("files, own LR", vanilla)]
+)
+def test_sources_agree_to_the_bit(case: Case, name: str, weights: Callable[[int], Blend], turn: bool) -> None:
+    plan = case.sampler().plan if turn else upright(case.sampler().plan)
+    source, truth = (case.open(n, plan, needs_of(weights)) for n in (name, "resident"))
+    assert_equal_batches(source, truth, weights, range(STEPS))
+    source.close()
+
+
+@dali
+@pytest.mark.parametrize("name", ["packed", "files", "files, own LR"])
+def test_patches_are_crops_of_the_whole_images(case: Case, name: str) -> None:
+    """Not only like another source, but like NumPy's slices of what was saved."""
+    plan = case.sampler().plan
+    kinds = tuple(case.arrays) if name == "packed" else ("hr", "lr")
+    source = case.open(name, plan, lambda step: Needs(*(kind in kinds for kind in Needs._fields)))
+    for step in range(20):
+        batch, where = source.fetch(step)
+        original = plan(step)
+        for kind in kinds:
+            factor = 1 if kind.endswith("lr") else case.scale
+            cut = target_patches(getattr(batch, kind), where._replace(orientation=original.index * 0), PATCH, factor)
+            for k, (i, top, left) in enumerate(zip(*(c.tolist() for c in original[:3]), strict=True)):
+                side, y, x = PATCH * factor, top * factor, left * factor
+                expected = case.arrays[kind][i][y : y + side, x : x + side]
+                np.testing.assert_array_equal(cut[k].permute(1, 2, 0).numpy(), expected)
+    source.close()
+
+
+@dali
+@pytest.mark.parametrize("name", ["packed", "files"])
+def test_any_step_can_be_fetched_next(x4: Case, name: str) -> None:
+    """Resuming in a fresh source, seeking both ways in a used one, and the last step of all."""
+    plan = x4.sampler().plan
+    truth = x4.open("resident", plan, REAL)
+    used = x4.open(name, plan, REAL)
+    for step in (0, 1, 63, 64, 17, 131, 132, 130, STEPS - 1):
+        fresh = x4.open(name, plan, REAL)
+        assert_equal_batches(fresh, truth, vanilla, range(step, min(step + 3, STEPS)))
+        assert_equal_batches(used, truth, vanilla, range(step, min(step + 2, STEPS)))
+        fresh.close()
+    with pytest.raises(ValueError, match="step 200"):
+        used.fetch(STEPS)
+    used.close()
+
+
+@dali
+def test_batches_outlive_the_steps_after_them(x4: Case) -> None:
+    """Patches share DALI's memory; it must not be used again while they are held."""
+    plan = x4.sampler().plan
+    for name in ("packed", "files"):
+        source, truth = (x4.open(n, plan, REAL) for n in (name, "resident"))
+        held = [source.fetch(step) for step in range(60)]
+        source.close()
+        for step, (images, where) in enumerate(held):
+            expected = target_patches(truth.fetch(step)[0].hr, plan(step), PATCH, 4)
+            assert torch.equal(target_patches(images.hr, where, PATCH, 4), expected)
+
+
+@dali
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("name", ["resident", "packed", "files"])
+def test_ranks_share_the_global_batch(x4: Case, name: str, world_size: int) -> None:
+    truth = x4.open("resident", x4.sampler().plan, REAL)
+    ranks = [x4.open(name, x4.sampler(rank, world_size).plan, REAL) for rank in range(world_size)]
+    for step in [*range(12), 90, 91]:
+        whole = parts(make_batch(*truth.fetch(step), PATCH, vanilla(step))[:3])
+        shares = [parts(make_batch(*rank.fetch(step), PATCH, vanilla(step))[:3]) for rank in ranks]
+        assert all(
+            torch.equal(torch.cat(pieces), w) for pieces, w in zip(zip(*shares, strict=True), whole, strict=True)
+        )
+    for rank in ranks:
+        rank.close()
+
+
+@dali
+def test_what_is_not_needed_is_not_read(x4: Case, tmp_path: Path) -> None:
+    missing = [str(tmp_path / "missing.npy")] * len(x4.originals)
+    plan, needs = x4.sampler().plan, needs_of(eco)
+    without = {"hr": range(40), "lr": range(40), "centroid": range(150, 190), "centroid_lr": range(150, 190)}
+    for kind, steps in without.items():
+        source = Packed(x4.packed._replace(**{kind: missing}), plan, needs, STEPS, PATCH, threads=1)
+        truth = x4.open("resident", plan, needs)
+        assert_equal_batches(source, truth, eco, steps)
+        with pytest.raises(UserError, match="missing.npy"):
+            source.fetch(100)
+        source.close()
+    batch, _ = x4.open("packed", plan, needs).fetch(0)
+    assert len(batch.hr) == len(batch.lr) == 0 and batch.centroid is not None
+
+
+def test_visits_decode_an_image_once_for_all_its_patches() -> None:
+    copies, batch, count, steps = 4, 16, 1000, 100  # within one epoch
+    plan = Sampler([PATCH] * count, [PATCH] * count, 2, PATCH, batch, 0, copies).plan
+    found = [visit for _, visit in visits(plan, 0, steps, 2 * copies) if visit is not None]
+    wanted = {(step, sample): image for step in range(steps) for sample, image in enumerate(plan(step).index.tolist())}
+    assert {place[:2]: visit.image for visit in found for place in visit.places} == wanted
+    assert sum(len(visit.places) for visit in found) == len(wanted)  # nothing is cut twice
+    whole = [visit for visit in found if visit.places[0].step < steps - 2 * copies]
+    assert {len(visit.places) for visit in whole} == {copies}
+
+
+def test_a_resumed_run_decodes_only_the_live_group() -> None:
+    copies, batch, count, steps = 8, 16, 100, 400
+    plan = Sampler([PATCH] * count, [PATCH] * count, 2, PATCH, batch, 0, copies).plan
+    for first in (3, 57, 130, 201):
+        resumed = [(step, v) for step, v in visits(plan, first, steps, 2 * copies) if v is not None]
+        live = [v for step, v in resumed if step < first + 2]
+        assert len(live) <= 4 * batch  # two groups at most, where a group ends
+        assert min(place.step for _, v in resumed for place in v.places) == first
+
+
+@dali
+def test_files_decode_no_more_often_than_promised(x4: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where groups are nearly two batches long, so that the patches of an image spread farthest."""
+    copies, batch, count, steps = 4, 16, 31, 60
+    files = ImageFiles(4, torch.full((count,), 61), torch.full((count,), 83), [x4.originals[3]] * count)
+    plan = Sampler(files.heights, files.widths, 4, PATCH, batch, 0, copies).plan
+    source = Files(files, plan, REAL, steps, PATCH, copies, threads=2)
+    decode, decoded = source._cutter._decode, []
+    monkeypatch.setattr(source._cutter, "_decode", lambda path: decoded.append(path) or decode(path))
+    for step in range(steps):
+        source.fetch(step)
+    source.close()
+    assert len(decoded) <= steps * batch / copies
+
+
+@dali
+@pytest.mark.parametrize("kind", ["palette.tif", "lzma.tif"])
+def test_files_that_pillow_decodes_are_counted_once(x4: Case, tmp_path: Path, kind: str) -> None:
+    """Those that DALI decodes to other colours, and those on which it fails and must go on with the others."""
+    path = tmp_path / kind
+    image = Image.fromarray(x4.arrays["hr"][3])
+    if kind == "palette.tif":
+        image.convert("P").save(path)
+    else:
+        image.save(path, compression="lzma")
+    whole = np.asarray(Image.open(path).convert("RGB"))
+    files = x4.files._replace(hr=[*x4.originals[:3], str(path), *x4.originals[4:]])
+    notes = Notes()
+    source = Files(files, x4.sampler().plan, REAL, STEPS, PATCH, COPIES, threads=2, notes=notes)
+    seen = 0
+    for step in range(12):
+        images, _ = source.fetch(step)
+        plan = x4.sampler().plan(step)
+        for k in (plan.index == 3).nonzero().flatten().tolist():
+            y, x = int(plan.top[k]) * 4, int(plan.left[k]) * 4
+            np.testing.assert_array_equal(images.hr.image(k), whole[y : y + 32, x : x + 32])
+            seen += 1
+    source.close()
+    assert seen > 3
+    assert notes.lines() == [f"1 image decoded by Pillow, since DALI cannot: {kind}"]
+
+
+@dali
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-400]), "broken.png"),
+        (lambda path: path.unlink(), "broken.png"),
+        (lambda path: path.write_bytes(DEEP_PNG), "broken.png has more than 8 bits"),
+        (lambda path: Image.new("RGB", (90, 90)).save(path, "PNG"), "broken.png is 90 x 90 pixels now and was 83 x 61"),
+    ],
+)
+def test_a_file_that_changed_under_training_is_named(
+    x4: Case, tmp_path: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    path = tmp_path / "broken.png"
+    Image.fromarray(x4.arrays["hr"][3]).save(path)
+    files = x4.files._replace(hr=[*x4.originals[:3], str(path), *x4.originals[4:]])
+    spoil(path)
+    source = Files(files, x4.sampler().plan, REAL, STEPS, PATCH, COPIES, threads=2)
+    with pytest.raises(UserError, match=message) as error:
+        for step in range(20):
+            source.fetch(step)
+    assert "\n" not in str(error.value)
+    source.close()
+
+
+@dali
+@pytest.mark.parametrize("content", [b"", b"no array", None])
+def test_a_broken_array_is_named(x4: Case, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "broken.npy"
+    path.write_bytes(Path(x4.packed.hr[3]).read_bytes()[:-400] if content is None else content)
+    files = x4.packed._replace(hr=[*x4.packed.hr[:3], str(path), *x4.packed.hr[4:]])
+    source = Packed(files, x4.sampler().plan, REAL, STEPS, PATCH, threads=2)
+    with pytest.raises(UserError, match="cannot read patches: .*broken.npy.*--verify") as error:
+        for step in range(20):
+            source.fetch(step)
+    assert "\n" not in str(error.value)
+    source.close()
+
+
+@dali
+def test_nothing_runs_after_close(x4: Case) -> None:
+    for name in ("packed", "files"):
+        before = threading.active_count()
+        source = x4.open(name, x4.sampler().plan, REAL)
+        source.fetch(0)
+        assert threading.active_count() > before
+        source.close()
+        assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("name", ["packed", "files"])
+def test_without_dali_resident_works_and_the_others_say_what_to_install(
+    x4: Case, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [m for m in sys.modules if m.startswith("nvidia")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "nvidia", None)
+    plan = x4.sampler().plan
+    images, where = x4.open("resident", plan, REAL).fetch(0)
+    assert make_batch(images, where, PATCH, vanilla(0)).x.shape == (BATCH, 3, PATCH, PATCH)
+    with pytest.raises(UserError, match=f"data.source={name} needs NVIDIA DALI.*pip install nvidia-dali-cuda130"):
+        x4.open(name, plan, REAL)
+
+
+def test_auto_takes_resident_when_everything_fits(x4: Case) -> None:
+    stored = resident_bytes(x4.hr_heights, x4.hr_widths, 4, centroids=False)
+    assert stored == x4.resident.hr.data.numel() + x4.resident.lr.data.numel()
+    assert resident_bytes(x4.hr_heights, x4.hr_widths, 4, centroids=True) == 2 * stored
+    assert choose_source(stored, 1000, "cpu", free=stored + 1000) == "resident"
+    assert choose_source(stored, 1000, "cpu", free=stored + 999) == "packed"
+    assert 2**20 < free_memory("cpu") < 2**50
+    assert choose_source(stored, 0, "cpu") == "resident"
+
+
+def test_patches_are_wrapped_without_a_copy() -> None:
+    patches = {"lr": torch.zeros(4, 8, 8, 3, dtype=torch.uint8)}
+    images, plan = PatchBatch(4, 8, 2, "cpu")(patches, Plan(*torch.arange(20).view(5, 4)))
+    assert images.lr.data.data_ptr() == patches["lr"].data_ptr() and images.lr.offsets.tolist() == [0, 192, 384, 576]
+    assert plan.index.tolist() == [0, 1, 2, 3] and plan.top.tolist() == plan.left.tolist() == [0] * 4
+    assert plan.orientation.tolist() == [12, 13, 14, 15]
