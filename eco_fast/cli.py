@@ -54,6 +54,7 @@ def train(
         list[Path] | None,
         typer.Option("--train", help="Folder of HR training images, or a text file of paths; repeatable."),
     ] = None,
+    train_lr: Annotated[Path | None, typer.Option("--train-lr", help="Folder of LR training images.")] = None,
     valid: Annotated[Path | None, typer.Option("--valid", help="Folder of HR validation images.")] = None,
     teacher: Annotated[
         Path | None, typer.Option("--teacher", help="Weights, checkpoint or run of the teacher.")
@@ -73,6 +74,7 @@ def train(
 
     flags = {
         "data.train": [str(path) for path in train_dirs] if train_dirs else None,
+        "data.train_lr": train_lr,
         "data.valid": valid,
         "teacher.file": teacher,
         "scale": scale,
@@ -118,6 +120,60 @@ def evaluate(
         pictures=pictures,
         strict=strict,
     )
+
+
+@app.command()
+def prepare(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of HR images, or text files of paths.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the store.")] = None,
+    scales: Annotated[str, typer.Option("--scale", help="2, 3 or 4, or several: 2,3,4.")] = "2",
+    lr: Annotated[Path | None, typer.Option("--train-lr", help="Folder of LR images instead of the bicubic.")] = None,
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="Weights whose SR is stored too.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Network of a bare weights file.")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="Of the teacher: fp32 or bf16.")] = "fp32",
+    allow_16bit: Annotated[bool, typer.Option("--allow-16bit", help="Round 16-bit images to 8 bit.")] = False,
+    verify: Annotated[
+        Path | None, typer.Option("--verify", metavar="STORE", help="Only read and check everything in a store.")
+    ] = None,
+) -> None:
+    """Decode training images once into a store, with LR and the teacher's SR; finish or update one."""
+    from eco_fast.train.store_commands import prepare_store, verify_store
+
+    if verify is not None:
+        verify_store(verify)
+        return
+    if not folders or out is None:
+        raise UserError("name folders of images and the store: eco-fast prepare DIR --scale 2 --out STORE")
+    prepare_store(
+        folders,
+        _scales(scales),
+        out,
+        lr_dir=lr,
+        teacher_file=teacher,
+        teacher_name=model,
+        precision=precision,
+        allow_16bit=allow_16bit,
+    )
+
+
+def _scales(text: str) -> list[int]:
+    parts = text.replace(",", " ").split()
+    if not parts or not all(part in ("2", "3", "4") for part in parts):
+        raise UserError(f"--scale {text} is not made of 2, 3 and 4; write --scale 2,3,4")
+    return sorted({int(part) for part in parts})
+
+
+@app.command()
+def data(
+    store: Annotated[Path, typer.Argument(help="Folder of a prepared store.")],
+    sheet: Annotated[Path | None, typer.Option("--sheet", metavar="FILE", help="Write a contact sheet as PNG.")] = None,
+) -> None:
+    """Show what is in a prepared store."""
+    from eco_fast.train.store_commands import show_store
+
+    show_store(store, sheet)
 
 
 @app.command()

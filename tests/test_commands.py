@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from eco_fast import __version__
 from eco_fast.cli import main
@@ -94,3 +95,24 @@ def test_demo_writes_table_curves_and_pictures(tmp_path: Path, capsys: pytest.Ca
     assert all(word in printed for word in ("bicubic", "teacher", "vanilla", "eco", "steps/s"))
     for name in ("curves", "chelsea", "coffee"):
         assert Image.open(tmp_path / "demo" / f"{name}.png").width > 400
+
+
+def test_prepare_verify_and_data(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    store, sheet = tmp_path / "store", tmp_path / "sheet.png"
+    _run("prepare", photos, "--scale", "2,3", "--out", store)
+    _run("prepare", "--verify", store)
+    _run("data", store, "--sheet", sheet)
+    printed = capsys.readouterr().out
+    assert "lr_x2" in printed and "lr_x3" in printed and "every file is right" in printed
+    assert Image.open(sheet).width > 300
+
+
+def test_training_on_a_store_gives_what_training_on_its_folder_gives(photos: Path, tmp_path: Path) -> None:
+    _run("prepare", photos, "--scale", "2", "--out", tmp_path / "store")
+    common = ["--mode", "vanilla", "--steps", "3", "--set", "data.patch=12", "--set", "data.batch=4"]
+    common += ["--set", "student.options={blocks=1, channels=8}", "--set", "run.threads=1"]
+    for name, train in (("a", photos), ("b", tmp_path / "store")):
+        _run("train", "edsr-tiny", "--train", train, "--out", tmp_path / name, *common)
+    first, second = (load_file(next((tmp_path / name).rglob("weights.safetensors"))) for name in "ab")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -15,7 +15,7 @@ from torch.utils.dlpack import from_dlpack
 
 from eco_fast.data.batches import NeedsOf, PatchBatch, PlanOf
 from eco_fast.data.dali import default_threads, load_dali
-from eco_fast.data.images import is_deep, read_image
+from eco_fast.data.images import _is_deep, read_image
 from eco_fast.data.notes import Notes
 from eco_fast.data.sampler import Plan, window
 from eco_fast.data.store import Image, TrainingSet
@@ -270,7 +270,7 @@ class _Decoder:
                 self._suits[path] = True
                 return pixels
             except RuntimeError:
-                self._own.pipeline = None  # it has failed for good
+                self._own.pipeline = None  # nothing promises that it goes on after an error
         pixels = read_image(Path(path), Notes())
         with self._lock:
             if self._suits.get(path, True):
@@ -302,6 +302,6 @@ def _suits_dali(path: str) -> bool:
     """
     try:
         with PillowImage.open(path) as image:
-            return not is_deep(image) and (image.format != "TIFF" or image.mode in ("L", "RGB", "RGBA"))
+            return not _is_deep(image) and (image.format != "TIFF" or image.mode in ("L", "RGB", "RGBA"))
     except Exception:  # what is wrong with it, read_image will say
         return False

@@ -1,13 +1,14 @@
 """Finding image files, and decoding them to uint8 RGB."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from eco_fast.data.dali import load_dali
 from eco_fast.data.notes import Notes
 from eco_fast.errors import UserError
 
@@ -25,8 +26,22 @@ _CONVERSIONS = {  # Pillow mode -> note
     "CMYK": "CMYK images converted to RGB",
 }
 
-_TIFF_BITS_PER_SAMPLE = 258
+_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _TIFF_PLANAR, _TIFF_SAMPLE_FORMAT = 258, 262, 284, 339
 _EXIF_ORIENTATION = 0x0112
+
+
+class Header(NamedTuple):
+    """What an image's header says about decoding it."""
+
+    format: str  # Pillow's name
+    mode: str  # Pillow's
+    frames: int
+    deep: bool  # more than 8 bits per channel
+    plain_16bit: bool  # deep, and of a kind that can be rounded to 8 bit
+    exif: bool
+
+
+Decode = Callable[[Path, Header], NDArray[np.uint8] | None]  # None leaves the file to Pillow
 
 
 def find_images(path: Path) -> list[Path]:
@@ -63,36 +78,35 @@ def image_size(path: Path) -> tuple[int, int]:
             lies = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
             return (image.width, image.height) if lies else (image.height, image.width)
     except Exception as error:  # as in read_image
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def read_image(path: Path, notes: Notes, *, allow_16bit: bool = False) -> NDArray[np.uint8]:
+def read_image(path: Path, notes: Notes, decode: Decode | None = None) -> NDArray[np.uint8]:
     """Decode an image, upright (EXIF orientation), as `(H, W, 3)` uint8 RGB; conversions are noted.
 
     Args:
         path: The file.
         notes: Where conversions are counted.
-        allow_16bit: Round 16 bits per channel to 8, v to round(v / 257); DALI decodes them, Pillow has no such RGB.
+        decode: Asked first; Pillow decodes what it leaves.
 
     Raises:
         UserError: The file cannot be decoded, or has more than 8 bits per channel (found in its header).
     """
     try:
         with Image.open(path) as image:
-            deep = _is_deep(image)
-            if not deep:
-                mode, frames = image.mode, getattr(image, "n_frames", 1)
-                pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))  # a copy: PyTorch wants it writable
+            header = _header(image)
+            pixels = None if decode is None else decode(path, header)
+            if pixels is None:
+                pixels = _by_pillow(path, image, header)
+    except UserError:
+        raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-        raise _unreadable(path, error) from error
-    if deep:
-        if not allow_16bit:
-            raise UserError(f"{path} has more than 8 bits per channel; convert it, or round it with --allow-16bit")
+        raise unreadable(path, error) from error
+    if header.deep:
         notes.add("16-bit images rounded to 8 bit", path.name)
-        return ((_read_16bit(path).astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if mode != "RGB":
-        notes.add(_CONVERSIONS.get(mode, f"{mode} images converted to RGB"), path.name)
-    if frames > 1 and path.suffix.lower() not in {".jpg", ".jpeg"}:  # a camera's JPEG may carry previews behind it
+    elif header.mode != "RGB":
+        notes.add(_CONVERSIONS.get(header.mode, f"{header.mode} images converted to RGB"), path.name)
+    if header.frames > 1 and header.format != "MPO":  # a camera's JPEG may carry previews behind it
         notes.add("images with several frames, the first one taken", path.name)
     return pixels
 
@@ -148,27 +162,52 @@ def _in_list(listing: Path) -> list[Path]:
     return found
 
 
+def _header(image: Image.Image) -> Header:
+    deep = _is_deep(image)
+    return Header(
+        format=image.format or "",
+        mode=image.mode,
+        frames=getattr(image, "n_frames", 1),
+        deep=deep,
+        plain_16bit=deep and _is_plain_16bit(image),
+        exif="exif" in image.info,
+    )
+
+
+def _by_pillow(path: Path, image: Image.Image, header: Header) -> NDArray[np.uint8]:
+    if header.deep:
+        raise UserError(
+            f"{path} has more than 8 bits per channel; convert it to 8 bit, or prepare a store with --allow-16bit"
+        )
+    if header.format == "PNG":  # decoding alone looks neither at the checksums nor for the end
+        with Image.open(path) as whole:
+            whole.verify()
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # a copy: PyTorch wants it writable
+
+
 def _is_deep(image: Image.Image) -> bool:
     """Whether the header says more than 8 bits per channel; Pillow would hand out the upper 8 without a word."""
     if image.format == "PNG":
         return any("16" in str(tile.args) for tile in getattr(image, "tile", ()))
-    bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, 8)
-    return max(np.atleast_1d(bits)) > 8 or image.mode.startswith(("I", "F"))
+    return max(np.atleast_1d(_tag(image, _TIFF_BITS_PER_SAMPLE, 8))) > 8 or image.mode.startswith(("I", "F"))
 
 
-def _read_16bit(path: Path) -> NDArray[np.uint16]:
-    """`(H, W, 3)` uint16 RGB."""
-    dali = load_dali("16-bit images")
-    pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None)
-    with pipeline:
-        file = dali.fn.external_source(source=lambda: [np.fromfile(path, dtype=np.uint8)])
-        pipeline.set_outputs(dali.fn.decoders.image(file, output_type=dali.types.RGB, dtype=dali.types.UINT16))
-    try:
-        return np.array(pipeline.run()[0].as_array()[0])
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
+def _is_plain_16bit(image: Image.Image) -> bool:
+    """Whether a deep image is of the usual kind: unsigned 16-bit RGB or grey, black at 0, channels interleaved."""
+    if image.format == "PNG":
+        return True
+    kinds = {_TIFF_BITS_PER_SAMPLE: {16}, _TIFF_SAMPLE_FORMAT: {1}, _TIFF_PHOTOMETRIC: {1, 2}, _TIFF_PLANAR: {1}}
+    return image.format == "TIFF" and all(
+        set(np.atleast_1d(_tag(image, tag, 1)).tolist()) <= allowed for tag, allowed in kinds.items()
+    )
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
+def _tag(image: Image.Image, number: int, default: int) -> int | tuple[int, ...]:
+    value: int | tuple[int, ...] = getattr(image, "tag_v2", {}).get(number, default)
+    return value
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """What to raise for an image that cannot be decoded."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return UserError(f"cannot read image {path}: {reason}; replace or remove it")

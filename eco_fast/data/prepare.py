@@ -22,12 +22,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eco_fast.data.images import crop_to_multiple, find_images, image_size, read_image
+from eco_fast.data.decode import Decoder
+from eco_fast.data.images import crop_to_multiple, find_images, image_size
 from eco_fast.data.notes import Notes
 from eco_fast.data.prepared import (
     FORMAT,
     INDEX,
+    ArrayCheck,
     Entry,
+    OwnLr,
     centroid_kind,
     centroid_lr_kind,
     checksum,
@@ -40,11 +43,13 @@ from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
 
 _JOURNAL, _LOCK = ".journal.jsonl", ".lock"
+_FOLDERS = re.compile(r"hr|lr_x[234]|centroid(_lr)?_x[234]_[^_]+")  # those that a store has, and may clear
 _THREADS = 16
 _PIXELS_AT_ONCE = 48_000_000  # in all threads together: some 20 bytes each while an image is decoded and filtered
 _HEADROOM = 64 << 20  # bytes of disk that are left alone
 
 Progress = Callable[[int, int, float], None]  # images done, images in all, MB/s
+Passes = Callable[[str], AbstractContextManager[Progress]]  # name of a pass -> what is called after each image
 
 
 class Teacher(NamedTuple):
@@ -63,7 +68,7 @@ def prepare(
     lr_dir: Path | None = None,
     teacher: Teacher | None = None,
     allow_16bit: bool = False,
-    progress: Callable[[str], AbstractContextManager[Progress]] | None = None,
+    progress: Passes | None = None,
 ) -> None:
     """Make a store, finish one that was begun, or bring one up to date.
 
@@ -79,14 +84,26 @@ def prepare(
     Raises:
         UserError: Images are missing or unreadable, LR does not fit HR, the disk is too small, another run is at work.
     """
+    if not paths:
+        raise UserError("no training images are named; give at least one folder")
     files = unique(file for path in paths for file in find_images(hr_folder(Path(path))))
     if lr_dir is not None and len(scales) != 1:
         raise UserError("LR images of your own have one scale; name just that one with --scale")
     own: list[Path | None] = [None] * len(files) if lr_dir is None else pair_files(files, Path(lr_dir), scales[0])
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
-        work = _Work(out, [str(Path(path).resolve()) for path in paths], files, own, scales, teacher, allow_16bit)
-        work.run(progress or (lambda _: nullcontext(lambda done, total, rate: None)))
+    decoder = Decoder(allow_16bit=allow_16bit)
+    report = progress or (lambda _: nullcontext(lambda done, total, rate: None))
+    inputs = [Path(path).resolve() for path in paths]
+    try:
+        _refuse_folder(out, inputs)
+        out.mkdir(parents=True, exist_ok=True)
+        with _locked(out):
+            _Work(out, inputs, files, own, scales, teacher, decoder, report).run()
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise UserError(
+            f"cannot prepare {out}: {error.strerror or error}{where}; "
+            "mend that and run eco-fast prepare again, it goes on where it stopped"
+        ) from error
 
 
 class _Work:
@@ -95,41 +112,34 @@ class _Work:
     def __init__(
         self,
         out: Path,
-        inputs: list[str],
+        inputs: list[Path],
         files: list[Path],
         own: list[Path | None],
         scales: Sequence[int],
         teacher: Teacher | None,
-        allow_16bit: bool,
+        decoder: Decoder,
+        progress: Passes,
     ) -> None:
-        self.out, self.inputs, self.teacher, self.allow_16bit = out, inputs, teacher, allow_16bit
+        self.out, self.inputs, self.teacher, self.decoder, self.progress = out, inputs, teacher, decoder, progress
         known = _known_entries(out)
         self.scales = sorted({*scales, *_scales_of(known.values())})
-        self.own_scale = scales[0] if any(own) else None
-        self.entries: list[Entry] = []
-        self.todo: list[int] = []
-        for file, lr_file in zip(files, own, strict=True):
-            entry = _blank(file, lr_file)
-            old = known.get(entry.key)
-            if old is not None and _same_source(old, entry) and self._is_there(old):
-                entry = old
-            else:
-                self.todo.append(len(self.entries))
-            self.entries.append(entry)
+        self.entries = [_blank(file, lr_file, scales) for file, lr_file in zip(files, own, strict=True)]
+        _refuse_to_lose_own_lr(out, known, self.entries)
+        self.todo = self._adopt(known)
         self.journal_lock = threading.Lock()
         if (out / _JOURNAL).is_file():
             with (out / _JOURNAL).open("a") as journal:
                 journal.write("\n")  # ends a line that a kill cut short
 
-    def run(self, progress: Callable[[str], AbstractContextManager[Progress]]) -> None:
+    def run(self) -> None:
         """Both passes, then the index."""
         self._check_room()
         for folder in {hr_kind(), *map(lr_kind, self.scales), *self._teacher_kinds()}:
             (self.out / folder).mkdir(exist_ok=True)
-        with progress("images") as report:
+        with self.progress("images") as report:
             self._decode_all(report)
         if self.teacher is not None:
-            with progress("teacher") as report:
+            with self.progress("teacher") as report:
                 self._super_resolve_all(self.teacher, report)
         self._finish()
 
@@ -139,17 +149,27 @@ class _Work:
             return []
         return [kind(teacher.scale, teacher.identity) for kind in (centroid_kind, centroid_lr_kind)]
 
-    def _is_there(self, entry: Entry) -> bool:
-        """Whether decoding has nothing to do for an image: all its arrays are there and right."""
+    def _adopt(self, known: dict[str, Entry]) -> list[int]:
+        """Take over the images of which all is there and right; the numbers of the others."""
         wanted = {hr_kind(), *map(lr_kind, self.scales)}
-        return wanted <= entry.crc32.keys() and all(self._is_right(entry, kind) for kind in entry.crc32)
+        check, rate = ArrayCheck(self.out), _Rate()
 
-    def _is_right(self, entry: Entry, kind: str) -> bool:
-        try:
-            array = np.load(self.out / kind / f"{entry.key}.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return False
-        return array.dtype == np.uint8 and array.shape == entry.shape(kind) and checksum(array) == entry.crc32[kind]
+        def is_there(i: int) -> bool:
+            old = known[self.entries[i].key]
+            return wanted <= old.crc32.keys() and all(check.fault(old, kind) is None for kind in old.crc32)
+
+        same = [i for i, new in enumerate(self.entries) if new.key in known and _same_source(known[new.key], new)]
+        if not same:
+            return list(range(len(self.entries)))
+        right = set()
+        with self.progress("checking") as report, ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
+            for done, (i, found) in enumerate(zip(same, pool.map(is_there, same), strict=True), start=1):
+                if found:
+                    self.entries[i] = known[self.entries[i].key]
+                    right.add(i)
+                report(done, len(same), rate.add(self.entries[i].height * self.entries[i].width * 3))
+        check.remember()
+        return [i for i in range(len(self.entries)) if i not in right]
 
     def _check_room(self) -> None:
         """Refuse to start what the disk cannot hold."""
@@ -198,8 +218,8 @@ class _Work:
         """Write HR and LR of one image; its entry, complete but for centroids."""
         notes = Notes()
         source = Path(entry.source)
-        hr = read_image(source, notes, allow_16bit=self.allow_16bit)
-        entry = replace(entry, height=hr.shape[0], width=hr.shape[1], crc32={})
+        hr, decoder = self.decoder(source, notes)
+        entry = replace(entry, height=hr.shape[0], width=hr.shape[1], decoder=decoder, crc32={})
         arrays = {hr_kind(): hr}
         for scale in self.scales:
             arrays[lr_kind(scale)] = self._lr(entry, hr, scale, notes)
@@ -207,10 +227,10 @@ class _Work:
         return self._keep(entry, arrays)
 
     def _lr(self, entry: Entry, hr: Image, scale: int, notes: Notes) -> Image:
-        if entry.lr_source is None or scale != self.own_scale:
+        if entry.own_lr is None or scale != entry.own_lr.scale:
             return bicubic_lr(crop_to_multiple(hr, scale), scale)
-        path = Path(entry.lr_source[0])
-        lr = read_image(path, notes, allow_16bit=self.allow_16bit)
+        path = Path(entry.own_lr.path)
+        lr = self.decoder(path, notes).pixels
         if lr.shape != entry.shape(lr_kind(scale)):
             height, width, _ = entry.shape(lr_kind(scale))
             raise UserError(
@@ -250,13 +270,16 @@ class _Work:
     def _finish(self) -> None:
         """Write the index, then remove what no longer belongs to it."""
         records = [asdict(entry) | {"crc32": dict(sorted(entry.crc32.items()))} for entry in self.entries]
-        index = {"format": FORMAT, "inputs": self.inputs, "scales": self.scales, "images": records}
+        inputs = [str(path) for path in self.inputs]
+        index = {"format": FORMAT, "inputs": inputs, "scales": self.scales, "images": records}
         write_atomically(self.out / INDEX, (json.dumps(index, indent=1, sort_keys=True) + "\n").encode())
         (self.out / _JOURNAL).unlink(missing_ok=True)
+        for half in self.out.glob(f".{INDEX}.*.tmp"):  # of a run that was killed right then
+            half.unlink(missing_ok=True)
         wanted = {self.out / kind / f"{entry.key}.npy" for entry in self.entries for kind in entry.crc32}
         for folder in self.out.iterdir():
-            if folder.is_dir():
-                for file in set(folder.iterdir()) - wanted:
+            if folder.is_dir() and _FOLDERS.fullmatch(folder.name):
+                for file in {*folder.glob("*.npy"), *folder.glob(".*.npy.tmp")} - wanted:
                     file.unlink()
                 if not any(folder.iterdir()):
                     folder.rmdir()
@@ -291,13 +314,13 @@ def _known_entries(out: Path) -> dict[str, Entry]:
     if (out / INDEX).is_file():
         try:
             known = {record["key"]: Entry.parse(record) for record in read_index(out)["images"]}
-        except (UserError, KeyError, TypeError, ValueError, IndexError):
+        except (UserError, KeyError, TypeError, ValueError, AttributeError):
             known = {}  # damaged or of another format: everything is made anew
     if (out / _JOURNAL).is_file():
         for line in (out / _JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = Entry.parse(json.loads(line))
-            except (KeyError, TypeError, ValueError, IndexError):
+            except (KeyError, TypeError, ValueError, AttributeError):
                 continue
             known[entry.key] = entry
     return known
@@ -307,7 +330,7 @@ def _scales_of(entries: Any) -> set[int]:
     return {int(kind.removeprefix("lr_x")) for entry in entries for kind in entry.crc32 if kind.startswith("lr_x")}
 
 
-def _blank(file: Path, lr_file: Path | None) -> Entry:
+def _blank(file: Path, lr_file: Path | None, scales: Sequence[int]) -> Entry:
     """An image of which nothing is made yet."""
     source = file.resolve()
     found = source.stat()
@@ -315,22 +338,51 @@ def _blank(file: Path, lr_file: Path | None) -> Entry:
     own = None
     if lr_file is not None:
         lr_found = lr_file.stat()
-        own = (str(lr_file.resolve()), lr_found.st_size, lr_found.st_mtime_ns)
+        own = OwnLr(scales[0], str(lr_file.resolve()), lr_found.st_size, lr_found.st_mtime_ns)
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", file.stem)[:80]
-    return Entry(f"{stem}-{digest}", str(source), found.st_size, found.st_mtime_ns, 0, 0, (), own, {})
+    return Entry(f"{stem}-{digest}", str(source), found.st_size, found.st_mtime_ns, 0, 0, (), "", own, {})
 
 
 def _same_source(old: Entry, new: Entry) -> bool:
-    return (old.source, old.size, old.mtime_ns, old.lr_source) == (new.source, new.size, new.mtime_ns, new.lr_source)
+    return (old.source, old.size, old.mtime_ns, old.own_lr) == (new.source, new.size, new.mtime_ns, new.own_lr)
+
+
+def _refuse_to_lose_own_lr(out: Path, known: dict[str, Entry], entries: list[Entry]) -> None:
+    """LR images of the user's own are replaced by others of theirs only, never by the bicubic."""
+    had = {entry.own_lr.scale for entry in known.values() if entry.own_lr is not None}
+    lost = had - {entry.own_lr.scale for entry in entries if entry.own_lr is not None}
+    if lost:
+        scale = min(lost)
+        raise UserError(
+            f"{out} holds LR images of your own at x{scale}; name them again with --scale {scale} --train-lr DIR, "
+            "or choose another folder with --out"
+        )
+
+
+def _refuse_folder(out: Path, inputs: list[Path]) -> None:
+    """A store is made in a folder of its own: nothing else is at risk when it is cleared up."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; name a folder for the store with --out")
+    for folder in inputs:
+        if folder.is_dir() and out.resolve().is_relative_to(hr_folder(folder)):
+            raise UserError(f"{out} lies in {folder}, whose images are prepared; choose a folder outside with --out")
+    begun = any((out / name).exists() for name in (INDEX, _JOURNAL, _LOCK))
+    if out.is_dir() and not begun and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise UserError(f"{out} is not empty and no prepared store; choose a new or empty folder with --out")
 
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Keep other runs away from the store. The lock ends with the process, however that ends."""
-    with (out / _LOCK).open("w") as file:
+    lock = out / _LOCK
+    with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another run is preparing {out}; wait for it, or choose another folder") from None
+            # A run that just ended may have removed the file that was opened: a lock on it keeps nobody away.
+            held = os.path.samestat(os.fstat(file.fileno()), lock.stat())
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:
+            raise UserError(f"another run is preparing {out}; wait for it, or choose another folder")
         yield
-        (out / _LOCK).unlink(missing_ok=True)
+        lock.unlink(missing_ok=True)  # one that a failed run leaves says that the folder is a store's

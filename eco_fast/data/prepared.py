@@ -17,19 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eco_fast.data.decode import BY_PILLOW
 from eco_fast.data.images import find_images
 from eco_fast.data.notes import Notes, first_names
 from eco_fast.data.store import FlatImages, Image, Progress, TrainingSet, hr_folder
 from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "index.json"
 _CHECKED = ".checked.json"  # files that were found right, with size and time: they need not be read again
 _THREADS = 8
@@ -55,6 +56,15 @@ def centroid_lr_kind(scale: int, teacher: str) -> str:
     return f"centroid_lr_x{scale}_{teacher}"
 
 
+class OwnLr(NamedTuple):
+    """The user's own LR file of an image."""
+
+    scale: int
+    path: str  # absolute
+    size: int  # bytes
+    mtime_ns: int
+
+
 @dataclass(frozen=True)
 class Entry:
     """One image of a store."""
@@ -66,17 +76,18 @@ class Entry:
     height: int  # pixels, upright
     width: int
     notes: tuple[str, ...]  # what decoding converted
-    lr_source: tuple[str, int, int] | None  # the user's own LR file: path, size, mtime_ns
+    decoder: str  # name and version of what decoded it
+    own_lr: OwnLr | None
     crc32: Mapping[str, int]  # of the pixels of each array, by its folder
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> "Entry":
         """Back from JSON; raises KeyError, TypeError or ValueError for anything else."""
-        own = record["lr_source"]
+        own = record["own_lr"]
         return cls(
-            **{name: record[name] for name in ("key", "source", "size", "mtime_ns", "height", "width")},
+            **{name: record[name] for name in ("key", "source", "size", "mtime_ns", "height", "width", "decoder")},
             notes=tuple(record["notes"]),
-            lr_source=None if own is None else (str(own[0]), int(own[1]), int(own[2])),
+            own_lr=None if own is None else OwnLr(*own),
             crc32=dict(record["crc32"]),
         )
 
@@ -114,13 +125,16 @@ class PreparedStore:
         index = read_index(path)
         try:
             entries = tuple(Entry.parse(record) for record in index["images"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            inputs = [Path(name) for name in index["inputs"]]
+            if not entries:
+                raise ValueError("no images")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path / INDEX} is damaged ({error}); run eco-fast prepare again") from error
         notes = Notes()
         for entry in entries:
             for kind in entry.notes:
-                notes.add(kind, Path(entry.source).name)
-        _check_sources(path, index["inputs"], entries, notes)
+                notes.add(kind, Path(entry.source).name, tolerated=kind == BY_PILLOW)
+        _check_sources(path, inputs, entries, notes)
         _check_arrays(path, entries, recheck, progress)
         return cls(path, entries, notes)
 
@@ -242,14 +256,15 @@ def checksum(image: Image) -> int:
     return zlib.crc32(np.ascontiguousarray(image).data)
 
 
-def _check_sources(path: Path, inputs: list[str], entries: tuple[Entry, ...], notes: Notes) -> None:
+def _check_sources(path: Path, inputs: list[Path], entries: tuple[Entry, ...], notes: Notes) -> None:
     """Refuse a store whose images are not those of its folders any more."""
     known = {entry.source: entry for entry in entries}
     present: set[str] = set()
-    for folder in map(Path, inputs):
+    for folder in inputs:
         if not folder.exists():  # the store was moved, or the images were removed to make room
             notes.add("input folders are gone, the store is used as it is:", str(folder), tolerated=True)
-            present |= {source for source in known if Path(source).is_relative_to(folder)}
+            listing = folder.suffix.lower() == ".txt"  # and where the images were that it listed is not known
+            present |= {source for source in known if listing or Path(source).is_relative_to(folder)}
             continue
         present |= {str(file.resolve()) for file in find_images(hr_folder(folder))}
     changed = [name for name in sorted(present & known.keys()) if _has_changed(known[name])]
@@ -263,50 +278,75 @@ def _check_sources(path: Path, inputs: list[str], entries: tuple[Entry, ...], no
 
 
 def _has_changed(entry: Entry) -> bool:
-    own = [entry.lr_source] if entry.lr_source is not None else []
-    for name, size, mtime_ns in [(entry.source, entry.size, entry.mtime_ns), *own]:
+    """Whether a source file is another one now; one that went with its folder is not."""
+    sources = [(entry.source, entry.size, entry.mtime_ns)]
+    if entry.own_lr is not None:
+        sources.append(entry.own_lr[1:])
+    for name, size, mtime_ns in sources:
         try:
             found = Path(name).stat()
-        except FileNotFoundError:
+        except OSError:
+            if name != entry.source and Path(name).parent.is_dir():
+                return True
             continue
         if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
             return True
     return False
 
 
-def _check_arrays(path: Path, entries: tuple[Entry, ...], recheck: bool, progress: Progress | None) -> None:
-    """Compare size and checksum of every array with the index."""
-    known = {} if recheck else _read_checked(path)
-    work = [(f"{kind}/{entry.key}.npy", kind, entry) for entry in entries for kind in sorted(entry.crc32)]
-    checked: dict[str, list[int]] = {}
+class ArrayCheck:
+    """Compares arrays on disk with their entries; may be called from several threads.
 
-    def check(item: tuple[str, str, Entry]) -> str | None:
-        name, kind, entry = item
+    A file is read only if it changed since it was last found right, by size and time: `remember` keeps what was found.
+    """
+
+    def __init__(self, path: Path, *, recheck: bool = False) -> None:
+        """`recheck` reads every file, whatever was found before."""
+        self._path, self._before = path, _read_checked(path)
+        self._known = {} if recheck else self._before
+        self._right: dict[str, list[int]] = {}
+
+    def fault(self, entry: Entry, kind: str) -> str | None:
+        """What is wrong with an array, None if nothing is."""
+        name = f"{kind}/{entry.key}.npy"
         try:
-            found = (path / name).stat()
+            found = (self._path / name).stat()
             stamp = [found.st_size, found.st_mtime_ns, entry.crc32[kind]]
-            if known.get(name) != stamp:
-                array = np.load(path / name, allow_pickle=False)
+            if self._known.get(name) != stamp:
+                array = np.load(self._path / name, allow_pickle=False)
                 if array.shape != entry.shape(kind) or array.dtype != np.uint8 or checksum(array) != entry.crc32[kind]:
                     return f"{name} is damaged"
         except FileNotFoundError:
             return f"{name} is missing"
         except (OSError, ValueError, EOFError) as error:
             return f"{name} is damaged ({' '.join(str(error).split()) or type(error).__name__})"
-        checked[name] = stamp
+        self._right[name] = stamp
         return None
 
+    def remember(self) -> None:
+        """Keep what was found right, and forget all else: what a recheck found damaged must not be trusted again."""
+        if self._right == self._before:
+            return
+        try:
+            write_atomically(self._path / _CHECKED, json.dumps(self._right).encode())
+        except OSError:
+            return  # a store on a read-only disk is checked each time
+
+
+def _check_arrays(path: Path, entries: tuple[Entry, ...], recheck: bool, progress: Progress | None) -> None:
+    """Compare size and checksum of every array with the index."""
+    check = ArrayCheck(path, recheck=recheck)
+    work = [(entry, kind) for entry in entries for kind in sorted(entry.crc32)]
     faults = []
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
-        for done, fault in enumerate(pool.map(check, work), start=1):
+        for done, fault in enumerate(pool.map(lambda item: check.fault(*item), work), start=1):
             if fault is not None:
                 faults.append(fault)
             if progress is not None:
                 progress(done, len(work))
+    check.remember()
     if faults:
         raise UserError(f"{path}: {first_names(faults)}; run eco-fast prepare again, it makes what is wrong anew")
-    if checked != known:
-        _write_checked(path, checked)
 
 
 def _read_checked(path: Path) -> dict[str, list[int]]:
@@ -315,10 +355,3 @@ def _read_checked(path: Path) -> dict[str, list[int]]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _write_checked(path: Path, checked: dict[str, list[int]]) -> None:
-    try:
-        write_atomically(path / _CHECKED, json.dumps(checked).encode())
-    except (OSError, UserError):
-        return  # a store on a read-only disk is checked each time

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from eco_fast.data import prepare as prepare_module
+from eco_fast.data.decode import Decoded, Decoder
 from eco_fast.data.notes import Notes
 from eco_fast.data.prepare import Teacher, prepare
 from eco_fast.data.prepared import PreparedStore, is_store
@@ -27,6 +28,19 @@ from tests.conftest import make_image
 def twice(scale: int = 2, identity: str = "abcd1234") -> Teacher:
     """A teacher that repeats pixels, and can be told from the real image."""
     return Teacher(scale, identity, lambda lr: (255 - lr).repeat(scale, 0).repeat(scale, 1))
+
+
+def reading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images that are decoded from here on."""
+    read: list[str] = []
+    original = Decoder.__call__
+
+    def recording(decoder: Decoder, path: Path, notes: Notes) -> Decoded:
+        read.append(path.name)
+        return original(decoder, path, notes)
+
+    monkeypatch.setattr(Decoder, "__call__", recording)
+    return read
 
 
 def content(store: Path) -> dict[str, bytes]:
@@ -121,33 +135,29 @@ def test_ten_kills_and_a_rerun_give_the_same_bytes(photos: Path, store: Path, tm
 
 def test_a_killed_run_is_not_begun_anew(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    original = prepare_module.read_image
+    original = Decoder.__call__
 
-    def stopping(path: Path, notes: Notes, **options: bool) -> np.ndarray:
+    def stopping(decoder: Decoder, path: Path, notes: Notes) -> Decoded:
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(path.name)
-        return original(path, notes, **options)
+        return original(decoder, path, notes)
 
     monkeypatch.setattr(prepare_module, "_THREADS", 1)
-    monkeypatch.setattr(prepare_module, "read_image", stopping)
+    monkeypatch.setattr(Decoder, "__call__", stopping)
     with pytest.raises(KeyboardInterrupt):
         prepare([photos], [2], tmp_path / "store")
     assert not is_store(tmp_path / "store")
-    monkeypatch.setattr(
-        prepare_module, "read_image", lambda path, notes, **o: (calls.append(path.name), original(path, notes, **o))[1]
-    )
+    monkeypatch.setattr(Decoder, "__call__", original)
+    more = reading(monkeypatch)
     prepare([photos], [2], tmp_path / "store")
+    calls += more
     assert sorted(calls) == ["image0.png", "image1.png", "image2.png", "image3.png"]
 
 
 def test_only_what_changed_is_made_anew(photos: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image changed, one removed, one new; and what results is what one go would have made."""
-    read: list[str] = []
-    original = prepare_module.read_image
-    monkeypatch.setattr(
-        prepare_module, "read_image", lambda path, notes, **o: (read.append(path.name), original(path, notes, **o))[1]
-    )
+    read = reading(monkeypatch)
     asked: list[int] = []
     teacher = twice()._replace(sr=lambda lr: (asked.append(1), twice().sr(lr))[1])
     prepare([photos], [2], store, teacher=teacher)
@@ -182,7 +192,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "one bit": (damage("hr/image2*", lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]), "hr/image2.*damaged"),
     "no array": (lambda photos, store: next(store.glob("centroid_lr*/image3*")).unlink(), "image3.*missing"),
     "no npy at all": (damage("hr/image0*", lambda b: b"nonsense"), "hr/image0.*damaged"),
-    "older format": (damage("index.json", lambda b: b.replace(b'"format": 1', b'"format": 0')), "format 0"),
+    "older format": (damage("index.json", lambda b: b.replace(b'"format": 2', b'"format": 1')), "format 1"),
     "damaged index": (damage("index.json", lambda b: b[: len(b) // 2]), "index.json is damaged"),
     "index without a key": (damage("index.json", lambda b: b.replace(b'"width"', b'"breadth"')), "is damaged"),
     "newer source": (lambda photos, store: os.utime(photos / "image1.png"), "1 source images are changed.*image1"),

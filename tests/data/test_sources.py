@@ -30,6 +30,7 @@ from eco_fast.train.step import make_batch
 PATCH, BATCH, COPIES, STEPS = 8, 8, 3, 200
 EXTENSIONS = ("png", "jpg", "webp", "bmp", "tif")
 
+
 def deep_png(height: int, width: int) -> bytes:
     """An RGB PNG of 16 bits per channel, which Pillow cannot write."""
 
@@ -236,7 +237,7 @@ def test_what_is_not_needed_is_not_read(x4: Case, tmp_path: Path) -> None:
         source = Packed(x4.packed._replace(**{kind: missing}), plan, needs, STEPS, PATCH, threads=1)
         truth = x4.open("resident", plan, needs)
         assert_equal_batches(source, truth, eco, steps)
-        with pytest.raises(UserError, match="missing.npy"):
+        with pytest.raises(UserError, match=r"missing\.npy"):
             source.fetch(100)
         source.close()
     batch, _ = x4.open("packed", plan, needs).fetch(0)
@@ -338,7 +339,7 @@ def test_a_broken_array_is_named(x4: Case, tmp_path: Path, content: bytes | None
     path.write_bytes(Path(x4.packed.hr[3]).read_bytes()[:-400] if content is None else content)
     files = x4.packed._replace(hr=[*x4.packed.hr[:3], str(path), *x4.packed.hr[4:]])
     source = Packed(files, x4.sampler().plan, REAL, STEPS, PATCH, threads=2)
-    with pytest.raises(UserError, match="cannot read patches: .*broken.npy.*--verify") as error:
+    with pytest.raises(UserError, match=r"cannot read patches: .*broken\.npy.*--verify") as error:
         for step in range(20):
             source.fetch(step)
     assert "\n" not in str(error.value)

@@ -1,0 +1,134 @@
+"""Decoding many images at once: DALI where it is fast and agrees with Pillow to the bit, Pillow elsewhere."""
+
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import __version__ as pillow_version
+from torch.utils.dlpack import from_dlpack
+
+from eco_fast.data.dali import Dali, load_dali
+from eco_fast.data.images import Header, read_image
+from eco_fast.data.notes import Notes
+from eco_fast.data.store import Image
+from eco_fast.errors import UserError
+
+BY_PILLOW = "images decoded by Pillow, since DALI cannot"  # a note that is no fault of the image
+
+# DALI takes a truncated BMP and a TIFF with damaged data without a word, and rounds some TIFF modes otherwise.
+_TRUSTED = frozenset({"JPEG", "MPO", "PNG", "WEBP"})
+
+
+class Decoded(NamedTuple):
+    """An image and what decoded it."""
+
+    pixels: Image
+    decoder: str  # name and version
+
+
+class Decoder:
+    """Files to pixels; may be called from several threads, each of which gets a DALI pipeline of its own.
+
+    Pipelines of one image each decode as many images per second as one pipeline with as many threads, and a broken
+    file stops no other.
+    """
+
+    def __init__(self, *, allow_16bit: bool = False) -> None:
+        """Nothing is read yet.
+
+        Args:
+            allow_16bit: Round 16 bits per channel to 8 instead of refusing them.
+
+        Raises:
+            UserError: Rounding is asked for, and DALI, which it needs, is not installed.
+        """
+        self._allow_16bit, self._own = allow_16bit, threading.local()
+        self._dali: Dali | None
+        try:
+            self._dali = load_dali("files")
+        except UserError as error:
+            if allow_16bit:
+                raise UserError(
+                    "--allow-16bit needs NVIDIA DALI, which cannot be imported; "
+                    "pip install nvidia-dali-cuda130, or convert the images to 8 bit"
+                ) from error
+            self._dali = None
+        self._dali_name = "" if self._dali is None else _name_of_dali()
+
+    def __call__(self, path: Path, notes: Notes) -> Decoded:
+        """The image, upright, `(H, W, 3)` uint8 RGB.
+
+        Raises:
+            UserError: The file cannot be decoded, or has more than 8 bits per channel and may not be rounded.
+        """
+        decoder = f"Pillow {pillow_version}"
+
+        def decode(file: Path, header: Header) -> NDArray[np.uint8] | None:
+            nonlocal decoder
+            pixels = self._by_dali(file, header, notes)
+            if pixels is not None:
+                decoder = self._dali_name
+            return pixels
+
+        pixels = read_image(path, notes, decode)
+        return Decoded(pixels, decoder)
+
+    def _by_dali(self, path: Path, header: Header, notes: Notes) -> NDArray[np.uint8] | None:
+        if header.deep:
+            return self._rounded(path, header) if self._allow_16bit else None
+        if self._dali is None or header.format not in _TRUSTED:
+            return None
+        if not (header.format == "WEBP" and header.exif):  # of which it is known that DALI cannot
+            try:
+                return self._run(path, deep=False)
+            except RuntimeError:
+                self._own.pipelines = {}  # nothing promises that one goes on after an error
+        notes.add(BY_PILLOW, path.name, tolerated=True)
+        return None
+
+    def _rounded(self, path: Path, header: Header) -> NDArray[np.uint8]:
+        if not header.plain_16bit:
+            raise UserError(f"{path} is not unsigned 16-bit RGB or grey, interleaved; convert it to 8 bit")
+        try:
+            return to_8bit(self._run(path, deep=True))
+        except RuntimeError as error:
+            self._own.pipelines = {}
+            raise UserError(f"cannot read image {path}: {_first_line(error)}; replace or remove it") from error
+
+    def _run(self, path: Path, *, deep: bool) -> NDArray[Any]:
+        """Decode by this thread's pipeline; the result lies in memory that DALI takes back once it is dropped."""
+        if not hasattr(self._own, "pipelines"):
+            self._own.pipelines = {}
+        if deep not in self._own.pipelines:
+            self._own.pipelines[deep] = self._pipeline(deep)
+        name = np.frombuffer(str(path).encode(), dtype=np.uint8)
+        (output,) = self._own.pipelines[deep].run(path=[name])
+        pixels: NDArray[Any] = from_dlpack(output.as_tensor())[0].numpy()
+        return pixels
+
+    def _pipeline(self, deep: bool) -> Any:
+        assert self._dali is not None
+        pipeline_type, fn, types = self._dali
+        pipeline = pipeline_type(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+        with pipeline:
+            encoded = fn.io.file.read(fn.external_source(name="path"))
+            dtype = types.UINT16 if deep else types.UINT8
+            pipeline.set_outputs(fn.decoders.image(encoded, output_type=types.RGB, dtype=dtype))
+        return pipeline
+
+
+def to_8bit(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """16 bits to 8: v to round(v / 257), so that 0 stays black and 65535 becomes 255. There are no ties."""
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _name_of_dali() -> str:
+    from nvidia.dali import __version__ as dali_version
+
+    return f"DALI {dali_version}"
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,93 @@
+"""`eco-fast prepare` and `eco-fast data`: making, checking and looking at prepared stores."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from eco_fast.data.contact_sheet import save_contact_sheet
+from eco_fast.data.prepare import Teacher, prepare
+from eco_fast.data.prepared import PreparedStore
+from eco_fast.eco.teacher import freeze
+from eco_fast.errors import UserError
+from eco_fast.models.weights import load_network
+from eco_fast.train.display import Display
+from eco_fast.train.training_images import store_teacher
+
+
+def prepare_store(
+    folders: Sequence[Path],
+    scales: Sequence[int],
+    out: Path,
+    *,
+    lr_dir: Path | None,
+    teacher_file: Path | None,
+    teacher_name: str | None,
+    precision: str,
+    allow_16bit: bool,
+) -> None:
+    """Make or update a store and say what is in it.
+
+    Raises:
+        UserError: As `prepare`; or the teacher is for none of the scales.
+    """
+    display = Display()
+    teacher = None
+    if teacher_file is not None:
+        teacher = _teacher(teacher_file, teacher_name, scales, precision)
+    prepare(folders, scales, out, lr_dir=lr_dir, teacher=teacher, allow_16bit=allow_16bit, progress=display.rate)
+    show_store(out)
+
+
+def verify_store(path: Path) -> None:
+    """Read every file of a store and compare it with the index.
+
+    Raises:
+        UserError: Something is wrong.
+    """
+    display = Display()
+    with display.count("verifying") as count:
+        store = PreparedStore.open(path, recheck=True, progress=count)
+    display.line(f"{path}: {len(store.entries)} images, every file is right")
+
+
+def show_store(path: Path, sheet: Path | None = None) -> None:
+    """Print what is in a store, and draw its contact sheet.
+
+    Raises:
+        UserError: The store is damaged or out of date.
+    """
+    display = Display()
+    with display.count("checking") as count:
+        store = PreparedStore.open(path, progress=count)
+    table = Table(title=str(path))
+    for name in ("array", "images", "megapixels", "GB"):
+        table.add_column(name, justify="left" if name == "array" else "right")
+    for kind in sorted(store.kinds):
+        pixels = sum(entry.shape(kind)[0] * entry.shape(kind)[1] for entry in store.entries)
+        table.add_row(kind, str(len(store.entries)), f"{pixels / 1e6:.1f}", f"{pixels * 3 / 1e9:.3f}")
+    display.console.print(table)
+    heights, widths = [e.height for e in store.entries], [e.width for e in store.entries]
+    display.line(f"smallest side {min(min(heights), min(widths))}, largest {max(max(heights), max(widths))} pixels")
+    for line in store.notes.lines():
+        display.line(line)
+    if sheet is not None:
+        shown = save_contact_sheet(store, sheet)
+        display.line(f"contact sheet of {shown} images: {sheet}")
+
+
+def _teacher(file: Path, name: str | None, scales: Sequence[int], precision: str) -> Teacher:
+    """The teacher, at the one scale of those asked for that its file is for."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fitting, reasons = [], []
+    for scale in scales:
+        try:
+            fitting.append((scale, load_network(file, name=name, scale=scale)))
+        except UserError as error:
+            reasons.append(str(error))
+    if not fitting:
+        raise UserError(reasons[-1])
+    scale, network = fitting[0]
+    network = freeze(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return store_teacher(network, scale, precision, device)
