@@ -19,6 +19,7 @@ BY_PILLOW = "images decoded by Pillow, since DALI cannot"  # a note that is no f
 
 # DALI takes a truncated BMP and a TIFF with damaged data without a word, and rounds some TIFF modes otherwise.
 _TRUSTED = frozenset({"JPEG", "MPO", "PNG", "WEBP"})
+_BAND = 128  # rows
 
 
 class Decoded(NamedTuple):
@@ -120,8 +121,15 @@ class Decoder:
 
 
 def to_8bit(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """16 bits to 8: v to round(v / 257), so that 0 stays black and 65535 becomes 255. There are no ties."""
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    """16 bits to 8: v to round(v / 257), so that 0 stays black and 65535 becomes 255. There are no ties.
+
+    In bands of rows, since the sum needs 32 bits: memory stays bounded for images of any size.
+    """
+    rounded = np.empty(pixels.shape, dtype=np.uint8)
+    for top in range(0, len(pixels), _BAND):
+        band = pixels[top : top + _BAND].astype(np.uint32)
+        rounded[top : top + _BAND] = (band + 128) // 257
+    return rounded
 
 
 def _name_of_dali() -> str:

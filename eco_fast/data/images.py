@@ -1,6 +1,7 @@
 """Finding image files, and decoding them to uint8 RGB."""
 
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ _CONVERSIONS = {  # Pillow mode -> note
 
 _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _TIFF_PLANAR, _TIFF_SAMPLE_FORMAT = 258, 262, 284, 339
 _EXIF_ORIENTATION = 0x0112
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class Header(NamedTuple):
@@ -75,7 +77,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            lies = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            lies = _exif(path, image).get(_EXIF_ORIENTATION, 1) >= 5
             return (image.width, image.height) if lies else (image.height, image.width)
     except Exception as error:  # as in read_image
         raise unreadable(path, error) from error
@@ -183,6 +185,22 @@ def _by_pillow(path: Path, image: Image.Image, header: Header) -> NDArray[np.uin
         with Image.open(path) as whole:
             whole.verify()
     return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # a copy: PyTorch wants it writable
+
+
+def _exif(path: Path, image: Image.Image) -> Image.Exif:
+    """What Pillow's `getexif` gives, which decodes a whole PNG to see whether something comes behind its pixels."""
+    if image.format != "PNG" or "exif" in image.info or "Raw profile type exif" in image.info:
+        return image.getexif()
+    exif = Image.Exif()
+    with path.open("rb") as file:
+        file.seek(len(_PNG_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                exif.load(b"Exif\0\0" + file.read(length))
+                break
+            file.seek(length + 4, os.SEEK_CUR)
+    return exif
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -367,8 +367,16 @@ def _refuse_folder(out: Path, inputs: list[Path]) -> None:
         if folder.is_dir() and out.resolve().is_relative_to(hr_folder(folder)):
             raise UserError(f"{out} lies in {folder}, whose images are prepared; choose a folder outside with --out")
     begun = any((out / name).exists() for name in (INDEX, _JOURNAL, _LOCK))
-    if out.is_dir() and not begun and any(not path.name.startswith(".") for path in out.iterdir()):
+    if out.is_dir() and not begun and not all(map(_may_be_ours, out.iterdir())):
         raise UserError(f"{out} is not empty and no prepared store; choose a new or empty folder with --out")
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Whether something may lie in a folder that becomes a store: hidden, or arrays of one that lost its index."""
+    if path.name.startswith("."):
+        return True
+    ours = path.is_dir() and _FOLDERS.fullmatch(path.name) is not None
+    return ours and all(file.name.endswith((".npy", ".npy.tmp")) for file in path.iterdir())
 
 
 @contextmanager

@@ -54,6 +54,22 @@ def test_compiled_code(name: str, arch: int) -> None:
     assert not faults(report), report
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DEFAULTS))
+def test_sizes_and_strides_of_one_compile(name: str) -> None:
+    """A launch turns integers that are 1 into constants, which the interpreter does not show."""
+    kernel = SPECIALISATIONS[name]
+    ones = [argument for argument, kind in kernel.signature.items() if kind == "i32"]
+    inspect(
+        kernel._replace(
+            signature=kernel.signature | dict.fromkeys(ones, "constexpr"),
+            constexprs=kernel.constexprs | dict.fromkeys(ones, 1),
+            divisibility={argument: 16 for argument in kernel.divisibility if argument not in ones},
+        ),
+        90,
+    )
+
+
 @triton.jit
 def _spilling_kernel(x, out, COUNT: tl.constexpr):
     """Holds 64 x 32 sums per warp at once: far more than its registers."""
