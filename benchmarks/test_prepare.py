@@ -1,0 +1,82 @@
+"""`eco-fast prepare` against plain DALI decoding of the same files, in turns, so that a drift falls on all.
+
+Photographs of ECO_FAST_TESTDATA tiled to 2040 x 1356 pixels, PNG, in the page cache. What is written goes to the page
+cache too; how fast a disk takes it is not measured.
+"""
+
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from test_data import environment, tiled
+
+from eco_fast.data.dali import load_dali
+from eco_fast.data.prepare import prepare
+
+ROUNDS, FILES = 3, 24
+TARGETS = {"decode + write": 0.65, "with x4": 0.50, "with x2, x3, x4": None}
+
+
+@pytest.fixture(scope="module")
+def folder(quick: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if "ECO_FAST_TESTDATA" not in os.environ:
+        pytest.skip("ECO_FAST_TESTDATA does not name a folder of test data")
+    sources = sorted(Path(os.environ["ECO_FAST_TESTDATA"], "train").rglob("*.png"))
+    made = tmp_path_factory.mktemp("tiles")
+    for i in range(4 if quick else FILES):
+        Image.fromarray(tiled(sources[i::FILES], 1356, 2040)).save(made / f"tile{i:02}.png")
+    return made
+
+
+def decode(files: list[str]) -> None:
+    """All files, by DALI alone."""
+    dali = load_dali("decoding")
+    pipeline = dali.Pipeline(batch_size=4, num_threads=len(os.sched_getaffinity(0)), device_id=None)
+    with pipeline:
+        encoded, _ = dali.fn.readers.file(files=files)
+        pipeline.set_outputs(dali.fn.decoders.image(encoded, output_type=dali.types.RGB))
+    pipeline.build()
+    for _ in range(len(files) // 4):
+        pipeline.run()
+
+
+@pytest.mark.benchmark(group="prepare")
+def test_prepare_against_plain_decoding(benchmark: Any, folder: Path, tmp_path: Path) -> None:
+    files = [str(path) for path in sorted(folder.iterdir())]
+
+    def prepared(scales: list[int]) -> Callable[[], None]:
+        def run() -> None:
+            prepare([folder], scales, tmp_path / "store")
+            shutil.rmtree(tmp_path / "store")
+
+        return run
+
+    contestants = {
+        "plain decoding": lambda: decode(files),
+        "decode + write": prepared([]),
+        "with x4": prepared([4]),
+        "with x2, x3, x4": prepared([2, 3, 4]),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(ROUNDS + 1):
+        for name, run in contestants.items():
+            started = time.perf_counter()
+            run()
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - started)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in median.items():
+        benchmark.extra_info[name] = {
+            "ms_per_image": round(1000 * value / len(files), 1),
+            "of_decoding": round(median["plain decoding"] / value, 3),
+            "target": TARGETS.get(name),
+        }
+    benchmark.extra_info |= environment()
+    print(benchmark.extra_info)
+    benchmark.pedantic(contestants["with x4"], rounds=1)
