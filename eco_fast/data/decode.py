@@ -10,7 +10,7 @@ from PIL import __version__ as pillow_version
 from torch.utils.dlpack import from_dlpack
 
 from eco_fast.data.dali import Dali, load_dali
-from eco_fast.data.images import Header, read_image
+from eco_fast.data.images import Header, read_image, unreadable
 from eco_fast.data.notes import Notes
 from eco_fast.data.store import Image
 from eco_fast.errors import UserError
@@ -96,7 +96,7 @@ class Decoder:
             return to_8bit(self._run(path, deep=True))
         except RuntimeError as error:
             self._own.pipelines = {}
-            raise UserError(f"cannot read image {path}: {_first_line(error)}; replace or remove it") from error
+            raise unreadable(path, ValueError("DALI cannot decode its 16 bits")) from error
 
     def _run(self, path: Path, *, deep: bool) -> NDArray[Any]:
         """Decode by this thread's pipeline; the result lies in memory that DALI takes back once it is dropped."""
@@ -136,7 +136,3 @@ def _name_of_dali() -> str:
     from nvidia.dali import __version__ as dali_version
 
     return f"DALI {dali_version}"
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

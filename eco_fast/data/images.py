@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,7 +165,7 @@ def _in_list(listing: Path) -> list[Path]:
 
 
 def _header(image: Image.Image) -> Header:
-    deep = _is_deep(image)
+    deep = bool(_is_deep(image))
     return Header(
         format=image.format or "",
         mode=image.mode,
@@ -184,6 +184,8 @@ def _by_pillow(path: Path, image: Image.Image, header: Header) -> NDArray[np.uin
     if header.format == "PNG":  # decoding alone looks neither at the checksums nor for the end
         with Image.open(path) as whole:
             whole.verify()
+        if all(kind != b"IEND" for kind, _, _ in _png_chunks(path)):
+            raise OSError("truncated PNG file")
     return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # a copy: PyTorch wants it writable
 
 
@@ -192,15 +194,26 @@ def _exif(path: Path, image: Image.Image) -> Image.Exif:
     if image.format != "PNG" or "exif" in image.info or "Raw profile type exif" in image.info:
         return image.getexif()
     exif = Image.Exif()
+    for kind, start, length in _png_chunks(path):
+        if kind == b"eXIf":
+            with path.open("rb") as file:
+                file.seek(start)
+                exif.load(b"Exif\0\0" + file.read(length))
+    return exif
+
+
+def _png_chunks(path: Path) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and length of every chunk whose end is in the file."""
     with path.open("rb") as file:
-        file.seek(len(_PNG_SIGNATURE))
+        end = os.fstat(file.fileno()).st_size
+        start = len(_PNG_SIGNATURE) + 8
+        file.seek(start - 8)
         while len(head := file.read(8)) == 8:
             length, kind = struct.unpack(">I4s", head)
-            if kind == b"eXIf":
-                exif.load(b"Exif\0\0" + file.read(length))
-                break
-            file.seek(length + 4, os.SEEK_CUR)
-    return exif
+            if start + length + 4 > end:  # its checksum included
+                return
+            yield kind, start, length
+            start = file.seek(length + 4, os.SEEK_CUR) + 8
 
 
 def _is_deep(image: Image.Image) -> bool:

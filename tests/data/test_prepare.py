@@ -1,15 +1,14 @@
 """Making, finishing, updating and checking a prepared store."""
 
+import errno
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +59,7 @@ def test_what_is_stored(photos: Path, store: Path) -> None:
     assert opened.kinds == {"hr", "lr_x2", "lr_x3", "centroid_x2_abcd1234", "centroid_lr_x2_abcd1234"}
     assert opened.teachers(2) == ["abcd1234"]
     assert opened.teachers(3) == []
+    assert {entry.decoder.split()[0] for entry in opened.entries} <= {"DALI", "Pillow"}
     for entry, source in zip(opened.entries, sorted(photos.iterdir()), strict=True):
         hr = np.array(Image.open(source))
         assert entry.source == str(source)
@@ -99,38 +99,71 @@ def test_lr_in_bands_is_the_lr_of_the_whole_image(rows: int, monkeypatch: pytest
     assert all(np.array_equal(bicubic_lr(image, scale), lr) for scale, lr in whole.items())
 
 
-_KILLED = """
-import sys, time
+_KILLS = """
+import json, os, random, signal, sys, time
 from pathlib import Path
-import numpy as np
-from eco_fast.data import prepare as module
+from eco_fast.data.decode import Decoder
 from eco_fast.data.prepare import Teacher, prepare
 
-save = module._save
-def slow(path, array):
-    save(path, array)
-    time.sleep(0.01)
-module._save = slow
+Decoder()  # imports what it needs, which would take most of the time otherwise
+photos, root, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 teacher = Teacher(2, "abcd1234", lambda lr: (255 - lr).repeat(2, 0).repeat(2, 1))
-print("start", flush=True)
-prepare([Path(sys.argv[1])], [2, 3], Path(sys.argv[2]), teacher=teacher)
+replace = Path.replace
+def slow(self, target):
+    time.sleep(0.004)  # room for a kill between writing and renaming, and after it
+    result = replace(self, target)
+    time.sleep(0.004)
+    return result
+
+def start(out):
+    process = os.fork()
+    if process == 0:
+        Path.replace = slow
+        prepare([photos], [2, 3], out, teacher=teacher)
+        os._exit(0)
+    return process
+
+started = time.monotonic()
+os.waitpid(start(root / "timed"), 0)
+whole = time.monotonic() - started
+found = []
+for number in range(count):
+    out = root / f"killed{number}"
+    delay = (number + random.random()) / count * whole  # a random moment of each tenth
+    process = start(out)
+    time.sleep(delay)
+    os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    files = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    found.append((delay / whole, os.WIFSIGNALED(status), files))
+print(json.dumps(found))
 """
 
 
 @pytest.mark.slow
-def test_ten_kills_and_a_rerun_give_the_same_bytes(photos: Path, store: Path, tmp_path: Path) -> None:
-    expected = content(store)
-    killed = tmp_path / "killed"
-    for _ in range(10):
-        process = subprocess.Popen([sys.executable, "-c", _KILLED, photos, killed], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(random.uniform(0.0, 0.25))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    prepare([photos], [2, 3], killed, teacher=twice())
-    assert content(killed) == expected
-    PreparedStore.open(killed)
+def test_a_kill_at_any_moment_and_a_rerun_give_the_same_bytes(photos: Path, store: Path, tmp_path: Path) -> None:
+    """Every run is killed at work, with another part of the store there; half of them are killed twice."""
+    expected, kills = content(store), 10
+    command = [sys.executable, "-c", _KILLS, str(photos), str(tmp_path), str(kills)]
+    stages = set()
+    for _ in range(2):
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        moments = json.loads(result.stdout)
+        # Not all hit: a run may be quicker than the one that was timed.
+        assert sum(was_killed for _, was_killed, _ in moments) >= kills // 2, moments
+        stages |= {len(files) for _, was_killed, files in moments if was_killed}
+        for number in range(0, kills, 2):  # every other store is finished, the rest is killed again
+            if (tmp_path / f"killed{number}").exists():
+                prepare([photos], [2, 3], tmp_path / f"killed{number}", teacher=twice())
+                assert content(tmp_path / f"killed{number}") == expected, moments[number]
+                shutil.rmtree(tmp_path / f"killed{number}")
+        shutil.rmtree(tmp_path / "timed")
+    assert len(stages) > 4, stages
+    for number in range(1, kills, 2):
+        prepare([photos], [2, 3], tmp_path / f"killed{number}", teacher=twice())
+        assert content(tmp_path / f"killed{number}") == expected, moments[number]
+        PreparedStore.open(tmp_path / f"killed{number}", recheck=True)
 
 
 def test_a_killed_run_is_not_begun_anew(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +253,42 @@ def test_faults_are_named_and_nothing_wrong_is_read(photos: Path, store: Path, f
     PreparedStore.open(store, recheck=True)
 
 
+def test_what_a_recheck_finds_damaged_is_made_anew(photos: Path, store: Path) -> None:
+    """Though size and time are those of the file that was found right before."""
+    expected = content(store)
+    PreparedStore.open(store)
+    path = next(store.glob("hr/image0*"))
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(UserError, match="prepare again"):
+        PreparedStore.open(store, recheck=True)
+    prepare([photos], [2, 3], store, teacher=twice())
+    assert content(store) == expected
+
+
+def test_arrays_that_were_found_right_are_not_read_again(
+    photos: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PreparedStore.open(store)
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("read"))
+    prepare([photos], [2, 3], store, teacher=twice())
+    PreparedStore.open(store)
+
+
+@pytest.mark.parametrize("key", ["inputs", "images"])
+@pytest.mark.parametrize("content", [None, [], 7, [7]])
+def test_an_index_without_its_parts_is_damaged(store: Path, key: str, content: object) -> None:
+    index = json.loads((store / "index.json").read_text())
+    del index[key]
+    if content is not None:
+        index[key] = content
+    (store / "index.json").write_text(json.dumps(index))
+    words = "out of date" if (key, content) == ("inputs", []) else r"index.json is damaged"
+    with pytest.raises(UserError, match=words):
+        PreparedStore.open(store)
+
+
 def test_damage_behind_an_old_time_is_found_by_a_recheck(store: Path) -> None:
     PreparedStore.open(store)
     path = next(store.glob("hr/image0*"))
@@ -236,6 +305,64 @@ def test_a_moved_store_without_its_images(photos: Path, store: Path) -> None:
     opened = PreparedStore.open(store)
     assert len(opened.entries) == 4
     assert "input folders are gone" in opened.notes.lines()[0]
+
+
+def test_a_list_of_paths_that_is_gone(photos: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_text("\n".join(map(str, sorted(photos.iterdir()))))
+    prepare([listing], [2], tmp_path / "store")
+    listing.unlink()
+    assert "input folders are gone" in PreparedStore.open(tmp_path / "store").notes.lines()[0]
+
+
+def test_files_that_are_not_of_the_store_are_never_removed(photos: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "documents").mkdir(parents=True)
+    (home / "documents" / "thesis.txt").write_text("years of work")
+    (home / "hr").mkdir()
+    (home / "hr" / "staff.csv").write_text("names")
+    before = content(home)
+    with pytest.raises(UserError, match="home is not empty and no prepared store"):
+        prepare([photos], [2], home)
+    assert content(home) == before
+    prepare([photos], [2], tmp_path / "store")
+    for name in ("notes/mine.txt", "hr/mine.txt", "mine.txt"):  # put there later
+        (tmp_path / "store" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "store" / name).write_text("mine")
+    next((tmp_path / "store" / "hr").glob("image0*.npy")).rename(tmp_path / "store" / "hr" / "old-00000000.npy")
+    prepare([photos], [2], tmp_path / "store")
+    assert {"notes/mine.txt", "hr/mine.txt", "mine.txt"} <= content(tmp_path / "store").keys()
+    assert not (tmp_path / "store" / "hr" / "old-00000000.npy").exists()
+
+
+def test_folders_that_cannot_become_a_store(photos: Path, tmp_path: Path) -> None:
+    for out in (photos, photos / "store"):
+        with pytest.raises(UserError, match="choose a folder outside"):
+            prepare([photos], [2], out)
+    with pytest.raises(UserError, match=r"image0\.png is a file"):
+        prepare([photos], [2], photos / "image0.png")
+    assert len(list(photos.iterdir())) == 4
+    assert list(tmp_path.iterdir()) == [photos]
+
+
+def test_half_an_index_of_a_killed_run_is_removed(photos: Path, store: Path) -> None:
+    expected = content(store)
+    (store / ".index.json.123.tmp").write_bytes(b"{")
+    (store / "hr" / ".image0-00000000.npy.tmp").write_bytes(b"half")
+    prepare([photos], [2, 3], store, teacher=twice())
+    assert content(store) == expected
+
+
+def test_a_failed_run_leaves_a_folder_that_the_next_one_takes(photos: Path, tmp_path: Path) -> None:
+    good = (photos / "image0.png").read_bytes()
+    for image in photos.iterdir():
+        image.write_bytes(good[:200])
+    with pytest.raises(UserError, match="cannot read image"):
+        prepare([photos], [2], tmp_path / "store")
+    for image in photos.iterdir():
+        image.write_bytes(good)
+    prepare([photos], [2], tmp_path / "store")
+    PreparedStore.open(tmp_path / "store")
 
 
 def test_corrupt_images_are_named(photos: Path, tmp_path: Path) -> None:
@@ -275,6 +402,38 @@ def test_a_full_disk_is_named_and_what_was_written_stays(photos: Path, tmp_path:
     PreparedStore.open(tmp_path / "store")
 
 
+def test_a_disk_that_is_full_at_the_index_is_named(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "write_atomically", full)
+        with pytest.raises(UserError, match=r"cannot prepare .*No space left on device.*prepare again"):
+            prepare([photos], [2], tmp_path / "store")
+    assert not is_store(tmp_path / "store")
+    read = reading(monkeypatch)
+    prepare([photos], [2], tmp_path / "store")
+    assert read == []  # it goes on where it stopped
+    PreparedStore.open(tmp_path / "store")
+
+
+def test_a_lock_that_its_owner_removed_keeps_nobody_away(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is opened before the owner ends, and locked after: a third run would lock a new file at the same time."""
+    flock = prepare_module.fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        (tmp_path / "store" / ".lock").unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(prepare_module.fcntl, "flock", late)
+    with pytest.raises(UserError, match="another run is preparing"):
+        prepare([photos], [2], tmp_path / "store")
+
+
 def test_two_runs_at_once(photos: Path, tmp_path: Path) -> None:
     def second(lr: np.ndarray) -> np.ndarray:
         with pytest.raises(UserError, match="another run is preparing"):
@@ -294,7 +453,15 @@ def test_own_lr(photos: Path, tmp_path: Path) -> None:
     opened = PreparedStore.open(tmp_path / "store")
     first = np.load(opened.file("lr_x2", opened.entries[0]))
     assert np.array_equal(first, np.array(Image.open(own / "image0x2.png")))
+    before = content(tmp_path / "store")
+    for scales in ([2], [3]):  # the bicubic must not take the place of the user's own
+        with pytest.raises(UserError, match="holds LR images of your own at x2"):
+            prepare([photos], scales, tmp_path / "store")
+    assert content(tmp_path / "store").keys() - before.keys() <= {".lock"}
     os.utime(own / "image0x2.png")
+    with pytest.raises(UserError, match=r"changed.*image0"):
+        PreparedStore.open(tmp_path / "store")
+    (own / "image0x2.png").unlink()
     with pytest.raises(UserError, match=r"changed.*image0"):
         PreparedStore.open(tmp_path / "store")
     Image.new("RGB", (20, 20)).save(own / "image0x2.png")
