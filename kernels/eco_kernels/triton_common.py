@@ -85,5 +85,5 @@ def size_of(dtype: torch.dtype | None) -> int:
 
 
 def on_device(device: torch.device, *indices: Tensor) -> list[Tensor]:
-    """Indices as the kernels read them; those on the CPU are copied to the device."""
+    """Indices as the kernels read them: dense, those on the CPU copied to the device."""
     return [index.to(device, non_blocking=True).contiguous() for index in indices]

@@ -170,7 +170,7 @@ def eco_l1_with_grad(
         hr,
         centroid,
         alpha if hr is not None and centroid is not None else None,
-        weights,
+        None if weights is None else weights.contiguous(),
         scale_factor if isinstance(scale_factor, Tensor) else float(scale_factor),
         grad,
         partials,

@@ -130,12 +130,10 @@ def gather_patches(
     channels: int = 3,
 ) -> Tensor:
     """See `eco_kernels.gather_patches`. One launch; indices on the CPU are copied to the store's device."""
-    places = on_device(store.device, index, top, left, orientation)
+    tables = on_device(store.device, offsets, widths, index, top, left, orientation)
     out = torch.empty((len(index), patch, patch, channels), dtype=torch.uint8, device=store.device)
     grid = _grid(len(index), patch, channels)
-    _gather_patches_kernel[grid](
-        store, offsets, widths, *places, out, patch, CHANNELS=channels, num_warps=NUM_WARPS, **OPTIONS
-    )
+    _gather_patches_kernel[grid](store, *tables, out, patch, CHANNELS=channels, num_warps=NUM_WARPS, **OPTIONS)
     return out
 
 
@@ -155,16 +153,14 @@ def gather_mix(
     channels: int = 3,
 ) -> Tensor:
     """See `eco_kernels.gather_mix`. One launch; indices on the CPU are copied to the stores' device."""
-    places = on_device(store_a.device, index, top, left, orientation)
+    tables = on_device(store_a.device, offsets, widths, index, top, left, orientation)
     out = torch.empty((len(index), patch, patch, channels), dtype=dtype, device=store_a.device)
     grid = _grid(len(index), patch, channels)
     alpha_stride = alpha.stride(0) if alpha.ndim else 0
     _gather_mix_kernel[grid](
         store_a,
         store_b,
-        offsets,
-        widths,
-        *places,
+        *tables,
         alpha,
         out,
         patch,

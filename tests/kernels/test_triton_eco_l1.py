@@ -107,6 +107,16 @@ def test_autograd_with_an_upstream_gradient_against_float64(kind: str) -> None:
     torch.testing.assert_close(ours.grad.double(), truth.grad, rtol=1e-6, atol=2.5e-4 / sr.numel())
 
 
+def test_alpha_and_weights_that_are_not_dense() -> None:
+    sr = images((3, 3, 9, 7), torch.float32, "channels_last", seed=0)
+    hr, centroid = (images((3, 3, 9, 7), torch.uint8, "channels_last", seed=s) for s in (1, 2))
+    alpha, weights = torch.tensor([0.0, 0.4, 1.0]), torch.tensor([1.0, 0.5, 2.0])
+    apart = [torch.stack((t, t + 1), 1)[:, 0] for t in (alpha, weights)]
+    dense = eco_l1_with_grad(sr, hr, centroid, alpha, weights=weights)
+    spread = eco_l1_with_grad(sr, hr, centroid, apart[0], weights=apart[1])
+    assert all(torch.equal(a, b) for a, b in zip(dense, spread, strict=True))
+
+
 def test_a_sample_too_large_is_refused() -> None:
     sr = torch.zeros(()).expand(1, 3, 30_000, 30_000)
     with pytest.raises(ValueError, match=r"\(3, 30000, 30000\)"):

@@ -68,6 +68,18 @@ def test_end_points_are_exact(alpha: float) -> None:
     assert torch.equal(result, patches.permute(0, 3, 1, 2).float() / 255)
 
 
+def test_tables_that_are_not_dense() -> None:
+    first, second, offsets, widths = stores(3)
+    at = places(11, 8)
+    alpha = torch.rand(8, generator=torch.Generator().manual_seed(0))
+    apart = [torch.stack((t, t + 1), 1)[:, 0] for t in (offsets, widths, *at, alpha)]
+    assert not any(t.is_contiguous() for t in apart)
+    *tables, spread = apart
+    assert torch.equal(gather_patches(first, *tables, 11), gather_patches(first, offsets, widths, *at, 11))
+    dense = gather_mix(first, second, offsets, widths, *at, 11, alpha)
+    assert torch.equal(gather_mix(first, second, *tables, 11, spread), dense)
+
+
 @pytest.mark.parametrize("inside", [False, True], ids=["image begins past it", "corner lies past it"])
 def test_offsets_past_2_to_the_31(inside) -> None:
     """The store is written where the patch lies only, so it takes no memory."""
