@@ -392,5 +392,7 @@ def _locked(out: Path) -> Iterator[None]:
             held = False
         if not held:
             raise UserError(f"another run is preparing {out}; wait for it, or choose another folder")
-        yield
-        lock.unlink(missing_ok=True)  # one that a failed run leaves says that the folder is a store's
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)

@@ -39,11 +39,6 @@ class World:
         ids = [torch.cuda.current_device()] if on_gpu else None
         return nn.parallel.DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
 
-    def wait(self) -> None:
-        """Wait until every process is here."""
-        if self.size > 1:
-            dist.barrier()
-
 
 def join_world(device_type: str) -> World:
     """Join the processes that torchrun started; a process by itself is a world of one.

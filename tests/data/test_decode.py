@@ -129,6 +129,19 @@ def test_damaged_files_are_named_by_both(name: str, damage: str, tmp_path: Path)
         assert "\n" not in str(error.value)
 
 
+def test_a_png_with_a_flipped_bit_is_named(tmp_path: Path) -> None:
+    """Pillow alone would take it: it does not look at the checksum of pixels."""
+    path = tmp_path / "a.png"
+    rgb.save(path, compress_level=0)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+    assert np.array(Image.open(path)).shape == PIXELS.shape
+    for decode in (Decoder(), read_image):
+        with pytest.raises(UserError, match=r"cannot read image .*a\.png"):
+            decode(path, Notes())
+
+
 def test_a_tiff_with_a_flipped_bit_is_named(tmp_path: Path) -> None:
     """DALI would take it."""
     path = tmp_path / "a.tif"
