@@ -6,33 +6,52 @@ from typing import Any
 import pytest
 import torch
 from contest import Contest
-from rows import Row, write_rows
+from rows import Record, Row, environment, write_figures, write_rows
 
 _ROWS = pytest.StashKey[list[Row]]()
 _NOTES = pytest.StashKey[list[str]]()
+_FIGURES = pytest.StashKey[list[dict[str, object]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("operations")
     group.addoption("--rows", type=Path, metavar="FILE", help="write the figures of the operations as CSV")
+    group.addoption("--figures", type=Path, metavar="FILE", help="write the figures of all other benchmarks as CSV")
     group.addoption("--quick", action="store_true", help="tiny images: shows that everything runs, not how fast")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_ROWS] = []
     config.stash[_NOTES] = []
+    config.stash[_FIGURES] = []
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     file = session.config.getoption("rows")
     if file is not None:
         write_rows(file, session.config.stash[_ROWS])
+    file = session.config.getoption("figures")
+    if file is not None:
+        write_figures(file, session.config.stash[_FIGURES])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     notes = config.stash[_NOTES]
     for note in dict.fromkeys(notes):
         terminalreporter.write_line(note)
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Record:
+    """Keeps the figures of one case of a benchmark, prints them, and writes all at the end where that is asked for."""
+    figures = request.config.stash[_FIGURES]
+    name = request.path.stem.removeprefix("test_")
+
+    def keep(case: str, *packages: str, **values: object) -> None:
+        print(f"\n{name}, {case}: " + ", ".join(f"{key} {value}" for key, value in values.items() if value is not None))
+        figures.append({"benchmark": name, "case": case, **values, **environment(*packages)})
+
+    return keep
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,17 @@
 
 import csv
 import io
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
+
+Record = Callable[..., None]
+"""Keeps the figures of a case: (case, packages it depends on, figure=value, ...)"""
 
 
 class Row(NamedTuple):
@@ -42,6 +51,32 @@ def write_rows(file: Path, rows: list[Row]) -> None:
     for row in rows:
         writer.writerow(["" if value is None else _number(value) for value in row])
     file.write_text(text.getvalue(), encoding="utf-8")
+
+
+def write_figures(file: Path, figures: list[dict[str, object]]) -> None:
+    """Write CSV with a column per key that occurs: figures of different benchmarks leave each other's empty."""
+    keys = list(dict.fromkeys(key for figure in figures for key in figure))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, keys, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: "" if v is None else v for k, v in figure.items()} for figure in figures)
+    file.write_text(text.getvalue(), encoding="utf-8")
+
+
+def environment(*packages: str) -> dict[str, object]:
+    """What a figure was measured on; `packages` are those, besides torch, that it depends on."""
+    return {
+        "hardware": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        **{package: version(package) for package in packages},
+    }
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _number(value: object) -> object:

@@ -8,13 +8,11 @@ fp32. Rows: patches per second, their ratio to the baseline; how long a training
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rows import Record
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -46,6 +45,7 @@ WARM_UP = 8  # batches: more than a pipeline has ready before it is asked
 STEPS = 100_000
 MEMORY_LIMIT = 1500  # MB
 
+PACKAGES = ("nvidia-dali-cuda130", "pillow", "numpy")
 NEEDS = Needs(lr=True, centroid_lr=False, hr=True, centroid=False)
 Fetch = Callable[[], object]
 
@@ -194,26 +194,27 @@ def rate_of_loader(loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
 
 @pytest.mark.benchmark(group="patches per second")
 @pytest.mark.parametrize("name", ["loader", *TARGETS])
-def test_patches_per_second(benchmark: Any, photos: Photos, rates: Rates, quick: bool, name: str) -> None:
+def test_patches_per_second(
+    benchmark: Any, record: Record, photos: Photos, rates: Rates, quick: bool, name: str
+) -> None:
     rate, baseline = rates.median(name), rates.median("loader")
-    benchmark.extra_info.update(
+    found = [v for _, v in visits(plan_of(photos, COPIES), 0, 256, 2 * COPIES) if v is not None]
+    record(
+        name,
+        *PACKAGES,
         patches_per_second=round(rate, 1),
         slowest_round=round(min(rates.of[name]), 1),
         ms_per_patch=round(1000 / rate, 3),
         ratio=round(rate / baseline, 1),
         target=TARGETS.get(name, 1),
-        **environment(),
+        patches_per_decode=round(256 * BATCH / len(found), 1) if name == "files" else None,
     )
-    if name == "files":
-        found = [v for _, v in visits(plan_of(photos, COPIES), 0, 256, 2 * COPIES) if v is not None]
-        benchmark.extra_info["patches_per_decode"] = round(256 * BATCH / len(found), 1)
-    print(name, dict(benchmark.extra_info))
     benchmark.pedantic(rates.fetch[name], rounds=1 if name == "loader" else 2 if quick else 16)
 
 
 @pytest.mark.benchmark(group="wait for packed")
 @pytest.mark.parametrize("network", ["edsr-tiny", "edsr-baseline"])
-def test_wait_of_a_training_step(benchmark: Any, photos: Photos, quick: bool, network: str) -> None:
+def test_wait_of_a_training_step(benchmark: Any, record: Record, photos: Photos, quick: bool, network: str) -> None:
     """How much of a step passes in `fetch`, with DALI reading in the background as in training."""
     document = {"scale": SCALE, "mode": "vanilla", "student": {"name": network}, "data": {"patch": PATCH}}
     config = resolve(parse_config(document, "benchmark"))
@@ -231,20 +232,20 @@ def test_wait_of_a_training_step(benchmark: Any, photos: Photos, quick: bool, ne
         steps.append(time.perf_counter() - started)
     source.close()
     wait, whole = statistics.median(waits[1:]), statistics.median(steps[1:])
-    benchmark.extra_info.update(
+    record(
+        f"wait of {network} for packed",
+        *PACKAGES,
         wait_ms=round(1000 * wait, 2),
         longest_wait_ms=round(1000 * max(waits[1:]), 2),
         step_ms=round(1000 * whole, 1),
         percent=round(100 * wait / whole, 2),
         precision=config.run.precision,
-        **environment(),
     )
-    print(network, dict(benchmark.extra_info))
     benchmark.pedantic(lambda: None, rounds=1)
 
 
 @pytest.mark.benchmark(group="memory of packed")
-def test_peak_memory(benchmark: Any, tmp_path: Path, quick: bool) -> None:
+def test_peak_memory(benchmark: Any, record: Record, tmp_path: Path, quick: bool) -> None:
     """Of a process of its own, which reads images of 24 megapixels and lists a million of them."""
     height, width = (600, 400) if quick else (6000, 4000)
     for i in range(4):
@@ -255,8 +256,7 @@ def test_peak_memory(benchmark: Any, tmp_path: Path, quick: bool) -> None:
         [sys.executable, __file__, json.dumps(task)], check=True, capture_output=True, text=True, cwd=tmp_path
     )
     peak = int(result.stdout)
-    benchmark.extra_info.update(peak_mb=peak, limit_mb=MEMORY_LIMIT, images=task["images"], **environment())
-    print("memory", dict(benchmark.extra_info))
+    record("memory of packed", *PACKAGES, peak_mb=peak, limit_mb=MEMORY_LIMIT, images=task["images"])
     benchmark.pedantic(lambda: None, rounds=1)
     assert peak < MEMORY_LIMIT
 
@@ -273,23 +273,6 @@ def read_and_weigh(folder: str, height: int, width: int, images: int) -> int:
     # Not getrusage: its peak is that of the process that started this one, if that was larger.
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM:"))
-
-
-def environment() -> dict[str, object]:
-    """What a figure was measured on."""
-    packages = ("nvidia-dali-cuda130", "pillow", "numpy")
-    return {
-        "hardware": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
-        "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-        **{package: version(package) for package in packages},
-    }
-
-
-def processor() -> str:
-    """The name of the CPU."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

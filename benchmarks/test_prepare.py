@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from test_data import environment, tiled
+from rows import Record
+from test_data import PACKAGES, tiled
 
 from eco_fast.data.dali import load_dali
 from eco_fast.data.prepare import prepare
@@ -47,7 +48,7 @@ def decode(files: list[str]) -> None:
 
 
 @pytest.mark.benchmark(group="prepare")
-def test_prepare_against_plain_decoding(benchmark: Any, folder: Path, tmp_path: Path) -> None:
+def test_prepare_against_plain_decoding(benchmark: Any, record: Record, folder: Path, tmp_path: Path) -> None:
     files = [str(path) for path in sorted(folder.iterdir())]
 
     def prepared(scales: list[int]) -> Callable[[], None]:
@@ -72,11 +73,11 @@ def test_prepare_against_plain_decoding(benchmark: Any, folder: Path, tmp_path: 
                 seconds[name].append(time.perf_counter() - started)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in median.items():
-        benchmark.extra_info[name] = {
-            "ms_per_image": round(1000 * value / len(files), 1),
-            "of_decoding": round(median["plain decoding"] / value, 3),
-            "target": TARGETS.get(name),
-        }
-    benchmark.extra_info |= environment()
-    print(benchmark.extra_info)
+        record(
+            name,
+            *PACKAGES,
+            ms_per_image=round(1000 * value / len(files), 1),
+            of_decoding=round(median["plain decoding"] / value, 3),
+            target=TARGETS.get(name),
+        )
     benchmark.pedantic(contestants["with x4"], rounds=1)

@@ -52,6 +52,9 @@ class DataConfig(Section):
     batch: PositiveInt = 16
     patches_per_image: NonNegativeInt = 0  # patches cut close together from an image; 0: 16 for `files`, else 1
     source: Literal["auto", "resident", "packed", "files"] = "auto"
+    decoder: Literal["cpu", "mixed"] = (
+        "cpu"  # mixed: `files` decodes JPEG on the GPU, to pixels that may differ a little
+    )
     store: Path | None = None  # where the prepared store of these images is kept; without it in the user's cache
     prepare: bool = True  # false: images are decoded into memory in every run
     strict: bool = False  # a converted or left-out image is an error

@@ -36,16 +36,18 @@ class Decoder:
     file stops no other.
     """
 
-    def __init__(self, *, allow_16bit: bool = False) -> None:
+    def __init__(self, *, allow_16bit: bool = False, gpu: int | None = None) -> None:
         """Nothing is read yet.
 
         Args:
             allow_16bit: Round 16 bits per channel to 8 instead of refusing them.
+            gpu: Number of the one that decodes JPEG (DALI's `mixed` backend, nvJPEG), whose pixels may differ by a
+                level or so from what all other decoders give; None decodes on the CPU.
 
         Raises:
             UserError: Rounding is asked for, and DALI, which it needs, is not installed.
         """
-        self._allow_16bit, self._own = allow_16bit, threading.local()
+        self._allow_16bit, self._gpu, self._own = allow_16bit, gpu, threading.local()
         self._dali: Dali | None
         try:
             self._dali = load_dali("files")
@@ -106,17 +108,20 @@ class Decoder:
             self._own.pipelines[deep] = self._pipeline(deep)
         name = np.frombuffer(str(path).encode(), dtype=np.uint8)
         (output,) = self._own.pipelines[deep].run(path=[name])
+        if self._gpu is not None:
+            output = output.as_cpu()
         pixels: NDArray[Any] = from_dlpack(output.as_tensor())[0].numpy()
         return pixels
 
     def _pipeline(self, deep: bool) -> Any:
         assert self._dali is not None
         pipeline_type, fn, types = self._dali
-        pipeline = pipeline_type(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+        pipeline = pipeline_type(batch_size=1, num_threads=1, device_id=self._gpu, prefetch_queue_depth=1)
         with pipeline:
             encoded = fn.io.file.read(fn.external_source(name="path"))
             dtype = types.UINT16 if deep else types.UINT8
-            pipeline.set_outputs(fn.decoders.image(encoded, output_type=types.RGB, dtype=dtype))
+            device = "cpu" if self._gpu is None else "mixed"
+            pipeline.set_outputs(fn.decoders.image(encoded, device=device, output_type=types.RGB, dtype=dtype))
         return pipeline
 
 

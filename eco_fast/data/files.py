@@ -1,21 +1,17 @@
 """The source `files`: DALI decodes the original images while training, and every decoded image serves many patches."""
 
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image as PillowImage
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from eco_fast.data.batches import NeedsOf, PatchBatch, PlanOf
 from eco_fast.data.dali import default_threads, load_dali
-from eco_fast.data.images import _is_deep, read_image
+from eco_fast.data.decode import Decoder
 from eco_fast.data.notes import Notes
 from eco_fast.data.sampler import Plan, window
 from eco_fast.data.store import Image, TrainingSet
@@ -80,7 +76,7 @@ class Files:
         patches_per_image: int,
         device: torch.device | str = "cpu",
         threads: int | None = None,
-        notes: Notes | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -92,18 +88,23 @@ class Files:
             patches_per_image: The sampler's k.
             device: Where the patches are wanted.
             threads: Images that are decoded side by side.
-            notes: Files that Pillow had to decode are counted here.
+            decoder: Files to pixels.
 
         Raises:
             UserError: DALI is not installed.
         """
-        self._cutter = _Cutter(files, patch, _Decoder(notes or Notes()))
+        load_dali("files")  # Pillow alone would be too slow
+        self._cutter = _Cutter(files, patch, decoder or Decoder())
         self._plan, self._needs = plan, needs
         self._steps, self._lead = steps, patches_per_image
         self._horizon = 2 * patches_per_image
         self._device, self._threads = torch.device(device), threads or default_threads()
         self._wrap = PatchBatch(len(plan(0).index), patch, files.scale, self._device)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="files")
+        # One OpenMP thread each: idle teams of theirs would make every parallel loop of the training thread, too, sleep
+        # and be woken where it now waits spinning, which costs it three times as long.
+        self._pool = ThreadPoolExecutor(
+            self._threads, thread_name_prefix="files", initializer=torch.set_num_threads, initargs=(1,)
+        )
         self._next = -1  # the step that `_visits` is in line with
         self._visits: Iterator[tuple[int, Visit | None]] = iter(())
         self._begun = 0  # steps before this one have all their patches under way
@@ -190,7 +191,7 @@ def visits(plan: PlanOf, first: int, steps: int, horizon: int) -> Iterator[tuple
 class _Cutter:
     """Decodes an image and cuts the patches of a visit; called from several threads."""
 
-    def __init__(self, files: ImageFiles, patch: int, decode: "_Decoder") -> None:
+    def __init__(self, files: ImageFiles, patch: int, decode: Decoder) -> None:
         self._files, self._patch, self._decode = files, patch, decode
         self._heights, self._widths = files.heights, files.widths
 
@@ -205,7 +206,7 @@ class _Cutter:
         return {"hr": _squares(hr, corners, self._patch, files.scale), "lr": _squares(lr, corners, self._patch)}
 
     def _read(self, path: str, height: int, width: int) -> Image:
-        image = self._decode(path)
+        image = self._decode(Path(path), Notes()).pixels  # what is converted was said when the files were listed
         if image.shape[:2] != (height, width):
             raise UserError(
                 f"{path} is {image.shape[1]} x {image.shape[0]} pixels now and was {width} x {height} when training "
@@ -242,66 +243,3 @@ def _squares(image: Image, corners: Sequence[tuple[int, int]], patch: int, scale
     return torch.stack(
         [torch.from_numpy(image[y * scale : y * scale + side, x * scale : x * scale + side]) for y, x in corners]
     )
-
-
-class _Decoder:
-    """Files to pixels by DALI, and by Pillow where DALI cannot; each calling thread has its own pipeline.
-
-    A pipeline per thread decodes as many images side by side as one pipeline with as many threads, and a broken file
-    stops no other.
-    """
-
-    def __init__(self, notes: Notes) -> None:
-        self._dali, self._notes = load_dali("files"), notes
-        self._lock = threading.Lock()
-        self._suits: dict[str, bool] = {}  # what is known of files: whether DALI decodes them
-        self._own = threading.local()
-
-    def __call__(self, path: str) -> Image:
-        """The image as `(H, W, 3)` uint8 RGB, upright.
-
-        Raises:
-            UserError: Neither DALI nor Pillow can decode it, or it has more than 8 bits per channel.
-        """
-        suits = self._suits[path] if path in self._suits else _suits_dali(path)
-        if suits:
-            try:
-                pixels = self._by_dali(path)
-                self._suits[path] = True
-                return pixels
-            except RuntimeError:
-                self._own.pipeline = None  # nothing promises that it goes on after an error
-        pixels = read_image(Path(path), Notes())
-        with self._lock:
-            if self._suits.get(path, True):
-                self._suits[path] = False
-                self._notes.add("images decoded by Pillow, since DALI cannot", Path(path).name, tolerated=True)
-        return pixels
-
-    def _by_dali(self, path: str) -> Image:
-        if getattr(self._own, "pipeline", None) is None:
-            self._own.pipeline = self._pipeline()
-        name = np.frombuffer(path.encode(), dtype=np.uint8)
-        (output,) = self._own.pipeline.run(path=[name])
-        image: Image = from_dlpack(output.as_tensor())[0].numpy()
-        return image
-
-    def _pipeline(self) -> Any:
-        dali = self._dali
-        pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
-        with pipeline:
-            encoded = dali.fn.io.file.read(dali.fn.external_source(name="path"))
-            pipeline.set_outputs(dali.fn.decoders.image(encoded, output_type=dali.types.RGB))
-        return pipeline
-
-
-def _suits_dali(path: str) -> bool:
-    """Whether DALI decodes a file as Pillow does, as far as its header tells.
-
-    DALI cuts 16 bits to 8 without a word, and rounds the palette of a TIFF otherwise.
-    """
-    try:
-        with PillowImage.open(path) as image:
-            return not _is_deep(image) and (image.format != "TIFF" or image.mode in ("L", "RGB", "RGBA"))
-    except Exception:  # what is wrong with it, read_image will say
-        return False

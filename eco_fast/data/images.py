@@ -69,16 +69,27 @@ def find_images(path: Path) -> list[Path]:
     return [path]
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path, notes: Notes | None = None) -> tuple[int, int]:
     """Height and width of the upright image, from its header.
 
+    Args:
+        path: The file.
+        notes: Where the conversions that decoding will make are counted; None does not look for any.
+
     Raises:
-        UserError: The file cannot be read.
+        UserError: The file cannot be read, or has more than 8 bits per channel and `notes` are given.
     """
     try:
         with Image.open(path) as image:
+            if notes is not None:
+                header = _header(image)
+                if header.deep:
+                    raise _too_deep(path)
+                _note_conversions(header, path, notes)
             lies = _exif(path, image).get(_EXIF_ORIENTATION, 1) >= 5
             return (image.width, image.height) if lies else (image.height, image.width)
+    except UserError:
+        raise
     except Exception as error:  # as in read_image
         raise unreadable(path, error) from error
 
@@ -104,12 +115,7 @@ def read_image(path: Path, notes: Notes, decode: Decode | None = None) -> NDArra
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         raise unreadable(path, error) from error
-    if header.deep:
-        notes.add("16-bit images rounded to 8 bit", path.name)
-    elif header.mode != "RGB":
-        notes.add(_CONVERSIONS.get(header.mode, f"{header.mode} images converted to RGB"), path.name)
-    if header.frames > 1 and header.format != "MPO":  # a camera's JPEG may carry previews behind it
-        notes.add("images with several frames, the first one taken", path.name)
+    _note_conversions(header, path, notes)
     return pixels
 
 
@@ -176,11 +182,18 @@ def _header(image: Image.Image) -> Header:
     )
 
 
+def _note_conversions(header: Header, path: Path, notes: Notes) -> None:
+    if header.deep:
+        notes.add("16-bit images rounded to 8 bit", path.name)
+    elif header.mode != "RGB":
+        notes.add(_CONVERSIONS.get(header.mode, f"{header.mode} images converted to RGB"), path.name)
+    if header.frames > 1 and header.format != "MPO":  # a camera's JPEG may carry previews behind it
+        notes.add("images with several frames, the first one taken", path.name)
+
+
 def _by_pillow(path: Path, image: Image.Image, header: Header) -> NDArray[np.uint8]:
     if header.deep:
-        raise UserError(
-            f"{path} has more than 8 bits per channel; convert it to 8 bit, or prepare a store with --allow-16bit"
-        )
+        raise _too_deep(path)
     if header.format == "PNG":  # decoding alone looks neither at the checksums nor for the end
         with Image.open(path) as whole:
             whole.verify()
@@ -236,6 +249,12 @@ def _is_plain_16bit(image: Image.Image) -> bool:
 def _tag(image: Image.Image, number: int, default: int) -> int | tuple[int, ...]:
     value: int | tuple[int, ...] = getattr(image, "tag_v2", {}).get(number, default)
     return value
+
+
+def _too_deep(path: Path) -> UserError:
+    return UserError(
+        f"{path} has more than 8 bits per channel; convert it to 8 bit, or prepare a store with --allow-16bit"
+    )
 
 
 def unreadable(path: Path, error: Exception) -> UserError:

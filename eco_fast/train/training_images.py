@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eco_fast.config import Config
 from eco_fast.data.batches import NeedsOf, PlanOf, Source
+from eco_fast.data.decode import Decoder
 from eco_fast.data.files import Files, ImageFiles
 from eco_fast.data.images import find_images, image_size
 from eco_fast.data.notes import Notes
@@ -175,6 +176,8 @@ def _resident(images: TrainingSet, device: str, notes: Notes) -> TrainingImages:
 def _from_files(config: Config, teacher: nn.Module | None) -> TrainingImages:
     """The original files, decoded while training."""
     data, scale = config.data, config.scale
+    if data.decoder == "mixed" and config.run.device != "cuda":
+        raise UserError("data.decoder=mixed decodes on a GPU and run.device is cpu; leave it out")
     if teacher is not None:
         raise UserError("data.source=files has no stored centroids; use --set data.source=packed, or --mode vanilla")
     files = unique(file for path in data.train for file in find_images(hr_folder(path)))
@@ -182,7 +185,7 @@ def _from_files(config: Config, teacher: nn.Module | None) -> TrainingImages:
     notes = Notes()
     kept, heights, widths = [], [], []
     for i, file in enumerate(files):
-        height, width = image_size(file)
+        height, width = image_size(file, notes)
         if min(height, width) // scale < data.patch:
             least = data.patch * scale
             notes.add(f"images left out, smaller than a patch ({least} x {least})", file.name)
@@ -202,7 +205,8 @@ def _from_files(config: Config, teacher: nn.Module | None) -> TrainingImages:
 
     def open_files(plan: PlanOf, needs: NeedsOf) -> Source:
         device, each = config.run.device, patches_per_image(config)
-        return Files(images, plan, needs, config.run.steps, data.patch, each, device, notes=notes)
+        decoder = Decoder(gpu=torch.cuda.current_device() if data.decoder == "mixed" else None)
+        return Files(images, plan, needs, config.run.steps, data.patch, each, device, decoder=decoder)
 
     return TrainingImages(images.heights, images.widths, open_files, None, notes)
 

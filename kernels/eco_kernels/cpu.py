@@ -55,7 +55,9 @@ def gather_mix(
 ) -> Tensor:
     """See `eco_kernels.gather_mix`."""
     stores = (store_a,) if store_a is store_b else (store_a, store_b)
-    patches = [part.float() for part in _gather(stores, offsets, widths, index, top, left, orientation, patch, channels)]
+    patches = [
+        part.float() for part in _gather(stores, offsets, widths, index, top, left, orientation, patch, channels)
+    ]
     mixed = torch.lerp(patches[-1], patches[0], _per_sample(alpha)).div_(255)
     return mixed.to(dtype).permute(0, 3, 1, 2)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eco_fast.data.images import crop_to_multiple, find_images, read_image
+from eco_fast.data.images import crop_to_multiple, find_images, image_size, read_image
 from eco_fast.data.notes import Notes
 from eco_fast.errors import UserError
 
@@ -57,6 +57,9 @@ def test_other_modes_are_converted_and_noted(tmp_path: Path, mode: str, words: s
     assert (image.shape, image.dtype) == (PIXELS.shape, np.uint8)
     [line] = notes.lines()
     assert words in line and file.name in line
+    from_header = Notes()
+    assert image_size(file, from_header) == PIXELS.shape[:2]
+    assert from_header.lines() == notes.lines()
 
 
 def test_exif_orientation_is_respected(tmp_path: Path) -> None:
@@ -72,6 +75,8 @@ def test_deep_images_are_refused(tmp_path: Path, extension: str) -> None:
     Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(file)
     with pytest.raises(UserError, match=rf"deep\.{extension} has more than 8 bits per channel"):
         read_image(file, Notes())
+    with pytest.raises(UserError, match=rf"deep\.{extension} has more than 8 bits per channel"):
+        image_size(file, Notes())
 
 
 def test_a_truncated_image_is_named(tmp_path: Path) -> None:
