@@ -12,7 +12,7 @@ def target_patches(images: FlatImages | None, plan: Plan, patch: int, scale: int
 
     Args:
         images: The store, on the device the patches are wanted on.
-        plan: Corners in LR pixels; an HR patch begins at `scale` times these.
+        plan: On that device. Corners in LR pixels; an HR patch begins at `scale` times these.
         patch: Side in LR pixels.
         scale: Pixels of the store per LR pixel, along a side.
 
@@ -24,7 +24,6 @@ def target_patches(images: FlatImages | None, plan: Plan, patch: int, scale: int
     """
     if images is None:
         raise ValueError("the training set has no centroids; make them with add_centroids")
-    plan = plan.to(images.data.device)
     cut = gather_patches(
         images.data,
         images.offsets,
@@ -45,7 +44,7 @@ def input_patches(
 
     Args:
         ts: The set, on the device the patches are wanted on.
-        plan: Corners in LR pixels.
+        plan: On that device. Corners in LR pixels.
         patch: Side in LR pixels.
         alpha: Weight of the real image, fp32, 0-dim or `(B,)`.
         needs_lr: False where every weight of the real image is 0: it is not read.
@@ -66,8 +65,6 @@ def input_patches(
     # A lone store stands in for its partner, whose weight is 0: one code path, hence the same bits on both sides of a
     # phase change.
     real, centroid = used[0], used[-1]
-    device = real.data.device
-    plan = plan.to(device)
     return gather_mix(
         real.data,
         centroid.data,
@@ -78,5 +75,5 @@ def input_patches(
         plan.left,
         plan.orientation,
         patch,
-        alpha.to(device, non_blocking=True),
+        alpha,
     )

@@ -33,8 +33,14 @@ class Plan(NamedTuple):
     uniform: Tensor  # float64 in [0, 1), for decisions per sample
 
     def to(self, device: torch.device | str) -> "Plan":
-        """The same plan on another device."""
-        return Plan(*(tensor.to(device, non_blocking=True) for tensor in self))
+        """The same plan on another device; what goes to a GPU goes as one pinned copy, which the host does not await."""
+        device = torch.device(device)
+        host = [tensor for tensor in self if tensor.device.type == "cpu"]
+        if device.type != "cuda" or not host:
+            return Plan(*(tensor.to(device) for tensor in self))
+        packed = torch.stack([tensor.view(torch.int64) for tensor in host]).pin_memory()
+        moved = iter(packed.to(device, non_blocking=True).unbind())
+        return Plan(*(next(moved).view(t.dtype) if t.device.type == "cpu" else t for t in self))
 
 
 class Sampler:

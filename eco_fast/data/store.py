@@ -87,6 +87,11 @@ class TrainingSet:
     centroid_lr: FlatImages | None = None
     notes: Notes = field(default_factory=Notes)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self.lr.data.device
+
     def to(self, device: torch.device | str) -> "TrainingSet":
         """The same set on another device."""
         return replace(

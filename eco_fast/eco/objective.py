@@ -53,7 +53,7 @@ def blend(mode: str, alpha: float, uniform: Tensor) -> Blend:
     Args:
         mode: One of `MODES`.
         alpha: Weight of the real pair at this step, in [0, 1].
-        uniform: `(B,)` numbers in [0, 1), one per sample; `alpha-sample` draws with them.
+        uniform: `(B,)` numbers in [0, 1), one per sample; `alpha-sample` draws with them. The weights lie beside it.
 
     Raises:
         ValueError: Unknown mode.
@@ -66,4 +66,5 @@ def blend(mode: str, alpha: float, uniform: Tensor) -> Blend:
     if mode not in weights:
         raise ValueError(f"unknown mode {mode!r}; one of {', '.join(MODES)}")
     a_in, a_out = weights[mode]
-    return Blend(torch.tensor(a_in), torch.tensor(a_out), a_in > 0, a_in < 1, a_out > 0, a_out < 1)
+    real_in, real_out = (torch.full((), a, device=uniform.device) for a in (a_in, a_out))  # filled there, not copied
+    return Blend(real_in, real_out, a_in > 0, a_in < 1, a_out > 0, a_out < 1)

@@ -6,6 +6,7 @@ from torch import nn
 
 from eco_fast.errors import UserError
 from eco_fast.models.edsr import EDSR
+from eco_fast.models.rcan import RCAN
 from eco_fast.models.rlfn import RLFN
 
 SCALES = (2, 3, 4)
@@ -14,6 +15,7 @@ _NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "edsr": (EDSR, {"blocks": 32, "channels": 256, "res_scale": 0.1}),
     "edsr-baseline": (EDSR, {"blocks": 16, "channels": 64, "res_scale": 1.0}),
     "edsr-tiny": (EDSR, {"blocks": 8, "channels": 32, "res_scale": 1.0}),
+    "rcan": (RCAN, {"groups": 10, "blocks": 20, "channels": 64}),
     "rlfn": (RLFN, {"blocks": 6, "channels": 52, "inner_channels": 52}),
     "rlfn-s": (RLFN, {"blocks": 6, "channels": 48, "inner_channels": 48}),
     "rlfn-ntire": (RLFN, {"blocks": 4, "channels": 46, "inner_channels": 48}),
@@ -28,8 +30,8 @@ def names() -> list[str]:
 def build(name: str, scale: int, **options: Any) -> nn.Module:
     """A network with fresh weights (torch's generator decides them); it has the attribute `scale`.
 
-    `options` replace the named network's sizes: `blocks`, `channels` and `res_scale` of EDSR, `blocks`, `channels` and
-    `inner_channels` of RLFN. Raises UserError for an unknown name, scale or option and for sizes below 1.
+    `options` replace the named network's sizes: `blocks`, `channels` and `res_scale` of EDSR, `groups`, `blocks`
+    and `channels` of RCAN, `blocks`, `channels` and `inner_channels` of RLFN. Raises UserError for an unknown name, scale or option and for sizes below 1.
     """
     if name not in _NETWORKS:
         raise UserError(f"unknown network {name!r}; there are {', '.join(_NETWORKS)}")

@@ -1,8 +1,13 @@
 """Layers that several networks share."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of the DIV2K training images
+RGB_RANGE = 255.0  # published weights work on 0-255
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -23,3 +28,38 @@ class FloatConv3x3(nn.Conv2d):
         """x (B, in_channels, h, w), any float type -> (B, out_channels, h, w) float32."""
         with torch.autocast(x.device.type, enabled=False):
             return F.conv2d(x.float(), self.weight, self.bias, padding=1)
+
+
+class MeanShift(nn.Module):
+    """Adds sign * 255 * mean to each colour, in float32 even under autocast.
+
+    Published files hold it as a 1 x 1 convolution. Its weight is the identity, so only the bias is applied; both are
+    constants (buffers, never trained). A file whose weight is another matrix is refused when it is loaded.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(3).view(3, 3, 1, 1))
+        self.register_buffer("bias", sign * RGB_RANGE * torch.tensor(RGB_MEAN))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, 3, h, w) -> the same shape, float32."""
+        return x.float() + self.bias.view(1, 3, 1, 1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        weight = state_dict.get(prefix + "weight")
+        if weight is not None and not torch.equal(weight.cpu().float().flatten(), torch.eye(3).flatten()):
+            *_, error_messages = args
+            error_messages.append(f"{prefix}weight is not the identity, the only colour transform that networks have here")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def upsampler(scale: int, channels: int) -> nn.Sequential:
+    """Sub-pixel upsampling: one shuffle by 2 or 3, two shuffles by 2 for x4."""
+    layers: list[nn.Module] = []
+    for factor in {2: [2], 3: [3], 4: [2, 2]}[scale]:
+        layers += [conv3x3(channels, factor * factor * channels), nn.PixelShuffle(factor)]
+    return nn.Sequential(*layers)

@@ -32,9 +32,10 @@ class BatchMaker:
         self.made.update(kind for kind, needed in zip(Needs._fields, needs, strict=True) if needed)
         if self._online is not None and self._phases.reads_teacher(step):
             self.made["teacher"] += 1
-            plan = self._plan(step)
+            plan = self._plan(step).to(self._online.device)
             return self._online.batch(plan, self._phases.weights(step, plan.uniform))
         images, plan = self._source.fetch(step)
+        plan = plan.to(images.device)
         return make_batch(images, plan, self._patch, self._phases.weights(step, plan.uniform))
 
     def free_teacher(self) -> None:

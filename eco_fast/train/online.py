@@ -60,21 +60,25 @@ class OnlineTeacher:
                 "leave small images out, lower data.patch, or use --set teacher.mode=cached"
             )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self._images.device
+
     def batch(self, plan: Plan, weights: Blend) -> Batch:
-        """The patches of a plan on the CPU, blended."""
+        """The patches of a plan, blended; plan and weights on the device of the images."""
         if not weights.needs_centroid and not weights.needs_centroid_lr:
             raise ValueError("this batch needs no teacher")
         images, scale = self._images, self._images.scale
         heights, widths = images.lr.heights[plan.index], images.lr.widths[plan.index]
         top, left, inner_top, inner_left = window(plan.top, plan.left, heights, widths, self._patch, self._context)
-        device = images.lr.data.device
         corner = plan._replace(top=top, left=left, orientation=torch.zeros_like(top))
         lr = target_patches(images.lr, corner, self._side)
         centroid = self.centroids(lr)
         x = downsample_mix(
             centroid,
             lr,
-            weights.input.to(device, non_blocking=True),
+            weights.input,
             scale,
             inner_top,
             inner_left,
@@ -88,7 +92,7 @@ class OnlineTeacher:
             centroid=cut(centroid, inner_top * scale, inner_left * scale, plan.orientation, self._patch * scale)
             if weights.needs_centroid
             else None,
-            alpha=weights.target.to(device, non_blocking=True),
+            alpha=weights.target,
         )
 
     @torch.no_grad()

@@ -40,14 +40,12 @@ class Batch(NamedTuple):
 
 
 def make_batch(images: TrainingSet, plan: Plan, patch: int, weights: Blend) -> Batch:
-    """Cut the patches of a plan out of the resident images, reading only those whose weight is not 0."""
-    device = images.lr.data.device
-    plan = plan.to(device)
+    """Cut the patches of a plan out of images, reading only those whose weight is not 0; all on one device."""
     return Batch(
         x=input_patches(images, plan, patch, weights.input, weights.needs_lr, weights.needs_centroid_lr),
         hr=target_patches(images.hr, plan, patch, images.scale) if weights.needs_hr else None,
         centroid=target_patches(images.centroid, plan, patch, images.scale) if weights.needs_centroid else None,
-        alpha=weights.target.to(device, non_blocking=True),
+        alpha=weights.target,
     )
 
 
