@@ -31,7 +31,8 @@ def build(name: str, scale: int, **options: Any) -> nn.Module:
     """A network with fresh weights (torch's generator decides them); it has the attribute `scale`.
 
     `options` replace the named network's sizes: `blocks`, `channels` and `res_scale` of EDSR, `groups`, `blocks`
-    and `channels` of RCAN, `blocks`, `channels` and `inner_channels` of RLFN. Raises UserError for an unknown name, scale or option and for sizes below 1.
+    and `channels` of RCAN, `blocks`, `channels` and `inner_channels` of RLFN.
+    Raises UserError for an unknown name, scale or option and for sizes below 1.
     """
     if name not in _NETWORKS:
         raise UserError(f"unknown network {name!r}; there are {', '.join(_NETWORKS)}")

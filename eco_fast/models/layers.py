@@ -53,7 +53,9 @@ class MeanShift(nn.Module):
         weight = state_dict.get(prefix + "weight")
         if weight is not None and not torch.equal(weight.cpu().float().flatten(), torch.eye(3).flatten()):
             *_, error_messages = args
-            error_messages.append(f"{prefix}weight is not the identity, the only colour transform that networks have here")
+            error_messages.append(
+                f"{prefix}weight is not the identity, the only colour transform that networks have here"
+            )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -1,6 +1,7 @@
 """The networks: published names, sizes and results."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,31 +13,54 @@ from eco_fast.errors import UserError
 from eco_fast.models import build, names
 from eco_fast.models.weights import load_network
 
-SMALL = ("edsr-tiny", "rlfn-s")
+SMALL = {"edsr-tiny": {}, "rlfn-s": {}, "rcan": {"groups": 2, "blocks": 2, "channels": 16}}
 
 
-def published_edsr(blocks: int, channels: int, scale: int) -> dict[str, torch.Tensor]:
-    """A state dict with the names and shapes of the EDSR-PyTorch files, random values in the convolutions."""
-    generator = torch.Generator().manual_seed(0)
-    state: dict[str, torch.Tensor] = {}
+State = dict[str, torch.Tensor]
 
-    def add(name: str, outputs: int, inputs: int) -> None:
-        state[f"{name}.weight"] = 0.02 * torch.randn(outputs, inputs, 3, 3, generator=generator)
-        state[f"{name}.bias"] = torch.zeros(outputs)
 
-    mean = 255 * torch.tensor([0.4488, 0.4371, 0.4040])
-    for name, sign in (("sub_mean", -1), ("add_mean", 1)):
-        state[f"{name}.weight"] = torch.eye(3).view(3, 3, 1, 1)
-        state[f"{name}.bias"] = sign * mean
-    add("head.0", channels, 3)
+class Published:
+    """A state dict with the names and shapes of the EDSR-PyTorch and RCAN files, random values in the convolutions."""
+
+    def __init__(self, scale: int, channels: int) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        self.channels = channels
+        self.state: State = {}
+        for name, sign in (("sub_mean", -1), ("add_mean", 1)):
+            self.state[f"{name}.weight"] = torch.eye(3).view(3, 3, 1, 1)
+            self.state[f"{name}.bias"] = sign * 255 * torch.tensor([0.4488, 0.4371, 0.4040])
+        self.add("head.0", channels, 3)
+        for position in {2: (0,), 3: (0,), 4: (0, 2)}[scale]:
+            self.add(f"tail.0.{position}", channels * (9 if scale == 3 else 4), channels)
+        self.add("tail.1", 3, channels)
+
+    def add(self, name: str, outputs: int, inputs: int, size: int = 3) -> None:
+        weight = torch.randn(outputs, inputs, size, size, generator=self.generator)
+        self.state[f"{name}.weight"] = weight / (inputs * size * size) ** 0.5
+        self.state[f"{name}.bias"] = 0.1 * torch.randn(outputs, generator=self.generator)
+
+
+def published_edsr(scale: int, blocks: int, channels: int) -> State:
+    published = Published(scale, channels)
     for block in range(blocks):
-        add(f"body.{block}.body.0", channels, channels)
-        add(f"body.{block}.body.2", channels, channels)
-    add(f"body.{blocks}", channels, channels)
-    for position in {2: (0,), 3: (0,), 4: (0, 2)}[scale]:
-        add(f"tail.0.{position}", channels * (9 if scale == 3 else 4), channels)
-    add("tail.1", 3, channels)
-    return state
+        published.add(f"body.{block}.body.0", channels, channels)
+        published.add(f"body.{block}.body.2", channels, channels)
+    published.add(f"body.{blocks}", channels, channels)
+    return published.state
+
+
+def published_rcan(scale: int, groups: int, blocks: int, channels: int) -> State:
+    published = Published(scale, channels)
+    for group in range(groups):
+        for block in range(blocks):
+            inside = f"body.{group}.body.{block}.body"
+            published.add(f"{inside}.0", channels, channels)
+            published.add(f"{inside}.2", channels, channels)
+            published.add(f"{inside}.3.conv_du.0", channels // 16, channels, size=1)
+            published.add(f"{inside}.3.conv_du.2", channels, channels // 16, size=1)
+        published.add(f"body.{group}.body.{blocks}", channels, channels)
+    published.add(f"body.{groups}", channels, channels)
+    return published.state
 
 
 @pytest.mark.parametrize(
@@ -48,6 +72,9 @@ def published_edsr(blocks: int, channels: int, scale: int) -> dict[str, torch.Te
         ("edsr-baseline", 2, 1_369_859),
         ("edsr-baseline", 3, 1_554_499),
         ("edsr-baseline", 4, 1_517_571),
+        ("rcan", 2, 15_444_643),
+        ("rcan", 3, 15_629_283),
+        ("rcan", 4, 15_592_355),
         ("rlfn", 2, 526_856),
         ("rlfn", 4, 543_740),
         ("rlfn-s", 2, 454_620),
@@ -59,36 +86,72 @@ def test_parameter_counts_are_the_published_ones(name: str, scale: int, expected
     with torch.device("meta"):
         network = build(name, scale)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
+    constants = 0 if name.startswith("rlfn") else 24  # two mean shifts of 9 weights and 3 biases
+    assert sum(value.numel() for value in network.state_dict().values()) == expected + constants
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize(("name", "blocks", "channels"), [("edsr", 32, 256), ("edsr-baseline", 16, 64)])
-def test_edsr_has_the_published_names_and_shapes(name: str, blocks: int, channels: int, scale: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("edsr", lambda scale: published_edsr(scale, 32, 256)),
+        ("edsr-baseline", lambda scale: published_edsr(scale, 16, 64)),
+        ("rcan", lambda scale: published_rcan(scale, 10, 20, 64)),
+    ],
+)
+def test_names_and_shapes_are_the_published_ones(name: str, published: Callable[[int], State], scale: int) -> None:
     with torch.device("meta"):
         ours = build(name, scale).state_dict()
-    wanted = {key: value.shape for key, value in published_edsr(blocks, channels, scale).items()}
+        wanted = {key: value.shape for key, value in published(scale).items()}
     assert {key: value.shape for key, value in ours.items()} == wanted
 
 
+def convolution(state: State, features: torch.Tensor, name: str) -> torch.Tensor:
+    weight, bias = state[f"{name}.weight"].double(), state[f"{name}.bias"].double()
+    return torch.nn.functional.conv2d(features, weight, bias, padding=weight.shape[-1] // 2)
+
+
+def upsampled(state: State, features: torch.Tensor) -> torch.Tensor:
+    """The tail of x4, in float64."""
+    for layer in ("tail.0.0", "tail.0.2"):
+        features = torch.nn.functional.pixel_shuffle(convolution(state, features, layer), 2)
+    return convolution(state, convolution(state, features, "tail.1"), "add_mean") / 255
+
+
 def test_edsr_computes_what_its_published_parts_say() -> None:
-    state = published_edsr(2, 8, 4)
+    state = published_edsr(4, blocks=2, channels=8)
     network = build("edsr-tiny", 4, blocks=2, channels=8, res_scale=0.1)
     network.load_state_dict(state, strict=True)
     x = torch.rand(1, 3, 7, 9, generator=torch.Generator().manual_seed(1))
-
-    def conv(t: torch.Tensor, name: str) -> torch.Tensor:
-        weight = state[f"{name}.weight"].double()
-        return torch.nn.functional.conv2d(t, weight, state[f"{name}.bias"].double(), padding=weight.shape[-1] // 2)
-
-    head = features = conv(conv(255 * x.double(), "sub_mean"), "head.0")
+    head = features = convolution(state, convolution(state, 255 * x.double(), "sub_mean"), "head.0")
     for block in range(2):
-        inner = conv(features, f"body.{block}.body.0").relu()
-        features = features + 0.1 * conv(inner, f"body.{block}.body.2")
-    features = conv(features, "body.2") + head
-    for layer in ("tail.0.0", "tail.0.2"):
-        features = torch.nn.functional.pixel_shuffle(conv(features, layer), 2)
-    expected = conv(conv(features, "tail.1"), "add_mean") / 255
-    torch.testing.assert_close(network(x).double(), expected, rtol=0, atol=2e-6)
+        inner = convolution(state, features, f"body.{block}.body.0").relu()
+        features = features + 0.1 * convolution(state, inner, f"body.{block}.body.2")
+    features = convolution(state, features, "body.2") + head
+    torch.testing.assert_close(network(x).double(), upsampled(state, features), rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_rcan_computes_what_its_published_parts_say(layout: torch.memory_format) -> None:
+    state = published_rcan(4, groups=2, blocks=3, channels=32)
+    network = build("rcan", 4, groups=2, blocks=3, channels=32)
+    network.load_state_dict(state, strict=True)
+    x = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
+    head = features = convolution(state, convolution(state, 255 * x.double(), "sub_mean"), "head.0")
+    for group in range(2):
+        start = features
+        for block in range(3):
+            name = f"body.{group}.body.{block}.body"
+            inner = convolution(state, convolution(state, features, f"{name}.0").relu(), f"{name}.2")
+            means = inner.mean((2, 3), keepdim=True)
+            gate = convolution(state, convolution(state, means, f"{name}.3.conv_du.0").relu(), f"{name}.3.conv_du.2")
+            features = features + inner * gate.sigmoid()
+        features = start + convolution(state, features, f"body.{group}.body.3")
+    features = head + convolution(state, features, "body.2")
+    network = network.to(memory_format=layout)
+    with torch.no_grad():
+        sr = network(x.contiguous(memory_format=layout))
+    torch.testing.assert_close(sr.double(), upsampled(state, features), rtol=1e-6, atol=5e-6)
 
 
 def test_the_mean_is_no_parameter_and_follows_the_file() -> None:
@@ -109,10 +172,10 @@ def test_another_colour_transform_is_refused() -> None:
         network.load_state_dict(state)
 
 
-@pytest.mark.parametrize("name", ["edsr-tiny", "edsr-baseline", "rlfn", "rlfn-s", "rlfn-ntire"])
+@pytest.mark.parametrize("name", ["edsr-tiny", "edsr-baseline", "rlfn", "rlfn-s", "rlfn-ntire", "rcan"])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_output_size_for_a_small_patch(name: str, scale: int) -> None:
-    network = build(name, scale)
+    network = build(name, scale, **SMALL.get(name, {}))
     assert network.scale == scale
     with torch.no_grad():
         assert network(torch.rand(1, 3, 24, 26)).shape == (1, 3, 24 * scale, 26 * scale)
@@ -128,9 +191,9 @@ def test_rlfn_names_its_smallest_image() -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_bfloat16_autocast_keeps_a_float32_tail_and_channels_last(name: str) -> None:
     torch.manual_seed(0)
-    network = build(name, 2).to(memory_format=torch.channels_last)
+    network = build(name, 2, **SMALL[name]).to(memory_format=torch.channels_last)
     tail_inputs: list[torch.Tensor] = []
-    tail = network.get_submodule("tail.1" if name == "edsr-tiny" else "upsampler.0")
+    tail = network.get_submodule("upsampler.0" if name == "rlfn-s" else "tail.1")
     tail.register_forward_pre_hook(lambda module, inputs: tail_inputs.extend(inputs))
     x = torch.rand(2, 3, 24, 24).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -151,26 +214,28 @@ def test_equal_seeds_give_equal_networks_and_outputs(name: str) -> None:
     outputs = []
     for _ in range(2):
         torch.manual_seed(3)
-        outputs.append(build(name, 2)(x))
+        outputs.append(build(name, 2, **SMALL[name])(x))
     assert torch.equal(*outputs)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_copies_and_traces_without_graph_breaks(name: str) -> None:
-    network = copy.deepcopy(build(name, 2))
+    network = copy.deepcopy(build(name, 2, **SMALL[name]))
     x = torch.rand(1, 3, 24, 24)
     compiled = torch.compile(network, fullgraph=True, backend="eager")
     assert torch.equal(compiled(x), network(x))
 
 
 def test_build_says_what_is_wrong() -> None:
-    assert {"edsr", "edsr-baseline", "edsr-tiny", "rlfn", "rlfn-s", "rlfn-ntire"} <= set(names())
+    assert {"edsr", "edsr-baseline", "edsr-tiny", "rcan", "rlfn", "rlfn-s", "rlfn-ntire"} <= set(names())
     with pytest.raises(UserError, match="unknown network 'edrs'; there are edsr"):
         build("edrs", 2)
     with pytest.raises(UserError, match="no scale 5; take one of 2, 3, 4"):
         build("edsr", 5)
     with pytest.raises(UserError, match="no option 'width'; it has blocks, channels, res_scale"):
         build("edsr", 2, width=3)
+    with pytest.raises(UserError, match="no option 'res_scale'; it has groups, blocks, channels"):
+        build("rcan", 2, res_scale=0.1)
     for wrong in ({"blocks": 0}, {"channels": "64"}, {"blocks": True}, {"blocks": 1.5}, {"res_scale": "big"}):
         with pytest.raises(UserError, match="must be a"):
             build("edsr-tiny", 2, **wrong)
