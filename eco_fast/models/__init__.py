@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from eco_fast.errors import UserError
+from eco_fast.models import spandrel_networks
 from eco_fast.models.edsr import EDSR
 from eco_fast.models.rcan import RCAN
 from eco_fast.models.rlfn import RLFN
@@ -23,21 +24,24 @@ _NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
 
 
 def names() -> list[str]:
-    """Names that `build` takes."""
+    """The networks of this package; `build` also takes those of `spandrel_networks`."""
     return list(_NETWORKS)
 
 
 def build(name: str, scale: int, **options: Any) -> nn.Module:
     """A network with fresh weights (torch's generator decides them); it has the attribute `scale`.
 
-    `options` replace the named network's sizes: `blocks`, `channels` and `res_scale` of EDSR, `groups`, `blocks`
-    and `channels` of RCAN, `blocks`, `channels` and `inner_channels` of RLFN.
+    `options` replace the named network's sizes: `blocks`, `channels` and `res_scale` of EDSR, `groups`, `blocks` and
+    `channels` of RCAN, `blocks`, `channels` and `inner_channels` of RLFN, the arguments of the class for spandrel.
     Raises UserError for an unknown name, scale or option and for sizes below 1.
     """
-    if name not in _NETWORKS:
-        raise UserError(f"unknown network {name!r}; there are {', '.join(_NETWORKS)}")
+    if name not in _NETWORKS and not spandrel_networks.is_name(name):
+        known = ", ".join((*_NETWORKS, *spandrel_networks.names()))
+        raise UserError(f"unknown network {name!r}; there are {known} and {spandrel_networks.PREFIX}ARCHITECTURE")
     if scale not in SCALES:
         raise UserError(f"{name} has no scale {scale!r}; take one of {', '.join(map(str, SCALES))}")
+    if name not in _NETWORKS:
+        return spandrel_networks.build(name, scale, **options)
     network, sizes = _NETWORKS[name]
     for option, value in options.items():
         if option not in sizes:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of the DIV2K training images
@@ -15,19 +14,23 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
 
 
-class FloatConv3x3(nn.Conv2d):
+class FloatConv2d(nn.Conv2d):
     """The last convolution of a network: float32 also under autocast.
 
     Its output is the picture, where the 8 bits of bfloat16 would show as banding (near 1.0 they step by 1/256).
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
-
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, h, w), any float type -> (B, out_channels, h, w) float32."""
         with torch.autocast(x.device.type, enabled=False):
-            return F.conv2d(x.float(), self.weight, self.bias, padding=1)
+            return self._conv_forward(x.float(), self.weight, self.bias)
+
+
+class FloatConv3x3(FloatConv2d):
+    """Such a convolution, 3 x 3, that keeps the size."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
 
 
 class MeanShift(nn.Module):
@@ -57,6 +60,12 @@ class MeanShift(nn.Module):
                 f"{prefix}weight is not the identity, the only colour transform that networks have here"
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def mean_shift_state() -> dict[str, Tensor]:
+    """The constants in state dicts of networks with `sub_mean` and `add_mean`."""
+    shifts = {"sub_mean": MeanShift(-1), "add_mean": MeanShift(+1)}
+    return {f"{name}.{key}": value for name, shift in shifts.items() for key, value in shift.state_dict().items()}
 
 
 def upsampler(scale: int, channels: int) -> nn.Sequential:

@@ -7,7 +7,6 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,19 @@ from torch import Tensor, nn
 
 from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
-from eco_fast.models import SCALES, build, names
+from eco_fast.models import SCALES, build, names, spandrel_networks
+from eco_fast.models.layers import mean_shift_state
+from eco_fast.models.recognise import explain, named_in, recognise, shapes_of
 
 State = dict[str, Tensor]
-Shapes = dict[str, tuple[int, ...]]
 
-_WRAPPERS = ("params_ema", "params", "state_dict")  # where BasicSR and its kin, and Lightning, keep the weights
-_PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
+# Where BasicSR and its kin, Lightning and others keep the weights.
+_WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
+_PREFIXES = ("module.", "_orig_mod.", "netG.")  # left by DataParallel, by torch.compile, by trainers of GANs
+_UPSAMPLER = re.compile(r"(tail|up|upsample|upsampler|upscale|to_img|conv_up\d*)\.")  # as networks call it
+_NAMED_AT_MOST = 6
+_LARGEST_EMPTY_SIDE = 2**16  # a tensor of 0 x 10^12 takes no room in a file, but what is built to fit it may
+_WRAPPINGS_AT_MOST = 4  # a pickle can hold a dictionary that holds itself
 _STEP_FOLDER = re.compile(r"step-(\d+)")
 
 
@@ -62,41 +67,103 @@ def read_weights(path: Path | str) -> tuple[State, dict[str, str]]:
     raise UserError(f"{path} is not a weights file; give a .safetensors, .pth or .pt file")
 
 
-def load_into(network: nn.Module, path: Path | str) -> None:
-    """Load the weights at `path` (file, checkpoint or run folder) into `network`.
+def load_into(network: nn.Module, path: Path | str) -> str:
+    """Load the weights at `path` (file, checkpoint or run folder) into `network`; returns a line on how many they are.
 
-    Names and shapes are compared before anything is copied. Raises UserError where they differ: it tells which network
-    and scale the file is for where it can.
+    Names and shapes are compared before anything is copied; only the constants of the mean shifts may be left out of
+    the file. Raises UserError where they differ: it tells which network and scale the file is for where it can.
     """
     path = weights_file(Path(path))
     state, metadata = read_weights(path)
-    _load_state(network, state, metadata, path)
+    return _load_state(network, state, metadata, path)
+
+
+def load_matching(network: nn.Module, path: Path | str) -> str:
+    """Load the weights of another scale into `network`: all whose name and shape fit; returns a line on what did not.
+
+    Only the upsampler, and constants that are never trained, may differ, and keep what they have. Raises UserError
+    where anything else differs, and where nothing fits.
+    """
+    path = weights_file(Path(path))
+    state, _ = read_weights(path)
+    own = network.state_dict(keep_vars=True)
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    constants = {key for key, value in own.items() if not isinstance(value, nn.Parameter)}
+    if fitting.keys() <= constants:
+        raise UserError(f"{path} holds another network, nothing in it fits; choose weights of the same network")
+    for key in (*own, *state):
+        if key not in fitting and key not in constants and not _UPSAMPLER.match(key):
+            found = tuple(state[key].shape) if key in state else "nothing"
+            expected = tuple(own[key].shape) if key in own else "nothing"
+            raise UserError(
+                f"{path} differs beyond the upsampler: {key} is {found} where the network has {expected}; "
+                "choose weights of the same network at any scale"
+            )
+    _copy(network, fitting, path)
+    return _report(path, own, fitting)
 
 
 def load_network(path: Path | str, name: str | None = None, scale: int | None = None) -> nn.Module:
     """The network at `path`, in eval mode, float32 on the CPU, with gradients off.
 
     `path` is a file, a checkpoint folder (its EMA weights if it has them) or a run folder (its newest checkpoint).
-    Files written here tell `name` and `scale`; of bare files they are recognised by shape where left out. Draws
-    nothing from torch's generator. Raises UserError as `read_weights` and `load_into` do, and where `name` or `scale`
-    contradicts the file.
+    Files written here tell `name` and `scale`; bare files are recognised by shape where those are left out: as networks
+    of this package, else by the library spandrel. EDSR and RCAN files without mean shifts get the published ones; a
+    RCAN trained without them is to be named `spandrel:RCAN`. Draws nothing from torch's generator. Raises UserError as
+    `read_weights` and `load_into` do, and where `name` or `scale` contradicts the file.
     """
     path = weights_file(Path(path))
     state, metadata = read_weights(path)
-    options: dict[str, Any] = {}
-    found = _named_in(metadata, path)
-    if found is not None:
-        found_name, found_scale, options = found
+    named = named_in(metadata, shapes_of(state), path)
+    if named is not None:
+        found_name, found_scale, options = named
+        _refuse_contradiction(path, found_name, found_scale, name, scale)
+        network = _unfilled(found_name, found_scale, options)
+        _load_state(network, state, metadata, path)
+    elif name is not None and not spandrel_networks.is_name(name) and scale is not None:
+        network = _unfilled(name, scale, {})
+        _load_state(network, state, metadata, path)
     else:
-        found_name, found_scale = _choose(_shapes_of(state), name, scale, path)
-    if name not in (None, found_name) or scale not in (None, found_scale):
-        asked = f"{name or found_name} x{scale or found_scale}"
-        raise UserError(f"{path} holds {found_name} x{found_scale}, not {asked}; leave the model and scale out")
-    with torch.device("meta"):
-        network = build(found_name, found_scale, **options)
-    network.to_empty(device="cpu")
-    _load_state(network, state, metadata, path)
+        network = _recognised(state, name, scale, path)
     return network.eval().requires_grad_(False)
+
+
+def _recognised(state: State, name: str | None, scale: int | None, path: Path) -> nn.Module:
+    """The network of a bare file."""
+    if name is None or not spandrel_networks.is_name(name):
+        fits = recognise(shapes_of(state))
+        if len(fits) == 1:
+            _refuse_contradiction(path, *fits[0], name, scale)
+            network = _unfilled(*fits[0], {})
+            _load_state(network, state, {}, path)
+            return network
+        if name is not None:
+            if name not in names():
+                build(name, scale or SCALES[0])  # says which names there are
+            raise UserError(f"{path} does not fit {name} at any scale; give the model it was trained with")
+    try:
+        found = spandrel_networks.recognise(state)
+    except UserError as error:
+        where = "" if name is not None else f" fits none of {', '.join(names())}, and"
+        raise UserError(f"{path}{where or ':'} {error}") from error
+    asked = None if name is None else spandrel_networks.architecture(name)
+    _refuse_contradiction(path, found.architecture, found.scale, asked, scale)
+    return found
+
+
+def _refuse_contradiction(path: Path, name: str, scale: int, asked_name: str | None, asked_scale: int | None) -> None:
+    if asked_name not in (None, name) or asked_scale not in (None, scale):
+        asked = f"{asked_name or name} x{asked_scale or scale}"
+        raise UserError(f"{path} holds {name} x{scale}, not {asked}; leave the model and scale out")
+
+
+def _unfilled(name: str, scale: int, options: Mapping[str, Any]) -> nn.Module:
+    """A network to load weights into: on the meta device where it can be, so that sizes are compared first."""
+    if spandrel_networks.is_name(name):
+        with torch.random.fork_rng(devices=[]):
+            return build(name, scale, **options)
+    with torch.device("meta"):
+        return build(name, scale, **options)
 
 
 def weights_file(path: Path) -> Path:
@@ -142,83 +209,64 @@ def _read_pickle(path: Path) -> Any:
                 "ask for a .safetensors file or for the bare state dict"
             ) from error
         raise UserError(f"{path} is not a weights file; copy or download it again") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # damaged bytes make the reader trip in many ways
         raise UserError(f"{path} is damaged or not a weights file; copy or download it again") from error
 
 
 def _unwrap(content: Any, path: Path) -> State:
-    while isinstance(content, Mapping) and (wrapper := next((w for w in _WRAPPERS if w in content), None)):
-        content = content[wrapper]
+    for _ in range(_WRAPPINGS_AT_MOST):
+        if isinstance(content, Mapping) and (wrapper := next((w for w in _WRAPPERS if w in content), None)):
+            content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{path} holds no state dict; give a file of weights (params_ema, params or bare)")
-    state = dict(content)
+    state = {str(key): value for key, value in content.items()}
+    if odd := next((key for key, value in state.items() if not _is_plain(value)), None):
+        raise UserError(f"{path} holds {odd!r}, which is no plain tensor of numbers; copy or download it again")
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
-def _named_in(metadata: Mapping[str, str], path: Path) -> tuple[str, int, dict[str, Any]] | None:
-    """Name, scale and options in a header; None if it names no network."""
-    if "model" not in metadata:
-        return None
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor is dense, real, and no larger than what the file holds of it."""
+    if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.device.type != "cpu":
+        return False
+    if value.numel() == 0:
+        return max(value.shape) <= _LARGEST_EMPTY_SIDE
+    return value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+
+
+def _load_state(network: nn.Module, state: State, metadata: Mapping[str, str], path: Path) -> str:
+    own = network.state_dict()
+    complete = _with_constants(state, own)
+    wanted = shapes_of(own)
+    if wanted != shapes_of(complete):
+        raise UserError(explain(wanted, shapes_of(state), metadata, path))
+    if any(value.is_meta for value in own.values()):
+        network.to_empty(device="cpu")
+    _copy(network, complete, path)
+    return _report(path, own, state)
+
+
+def _with_constants(state: State, own: Mapping[str, Tensor]) -> State:
+    """The state dict with the published mean shifts, where a network has them and a file leaves them out."""
+    return {key: value for key, value in mean_shift_state().items() if key in own} | state
+
+
+def _copy(network: nn.Module, state: State, path: Path) -> None:
     try:
-        return metadata["model"], int(metadata["scale"]), dict(json.loads(metadata.get("options", "{}")))
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} has a damaged header ({error!r}); export the weights again") from error
-
-
-def _choose(shapes: Shapes, name: str | None, scale: int | None, path: Path) -> tuple[str, int]:
-    """Name and scale of a bare file: as given, the rest recognised."""
-    if name is not None and scale is not None:
-        return name, scale
-    fits = _recognise(shapes)
-    if len(fits) == 1:
-        return fits[0]
-    if name is None:
-        raise UserError(f"{path} fits none of {', '.join(names())}; give --model and --scale to see where it differs")
-    if name not in names():
-        raise UserError(f"unknown network {name!r}; there are {', '.join(names())}")
-    raise UserError(f"{path} does not fit {name} at any scale; give the model it was trained with")
-
-
-@lru_cache
-def _registered_shapes(name: str, scale: int) -> Shapes:
-    with torch.device("meta"):
-        return _shapes_of(build(name, scale).state_dict())
-
-
-def _recognise(shapes: Shapes) -> list[tuple[str, int]]:
-    """Registered networks whose parameters have exactly these names and shapes."""
-    return [(name, scale) for name in names() for scale in SCALES if _registered_shapes(name, scale) == shapes]
-
-
-def _shapes_of(state: Mapping[str, Tensor]) -> Shapes:
-    return {key: tuple(value.shape) for key, value in state.items()}
-
-
-def _load_state(network: nn.Module, state: State, metadata: Mapping[str, str], path: Path) -> None:
-    wanted, given = _shapes_of(network.state_dict()), _shapes_of(state)
-    if wanted != given:
-        raise UserError(_explain(wanted, given, metadata, path))
-    try:
-        network.load_state_dict(state)
+        network.load_state_dict(state, strict=False)  # names and shapes are compared already
     except RuntimeError as error:
         raise UserError(f"{path} does not load: {str(error).splitlines()[-1].strip()}") from error
 
 
-def _explain(wanted: Shapes, given: Shapes, metadata: Mapping[str, str], path: Path) -> str:
-    """One line on why weights of shapes `given` do not fit a network of shapes `wanted`."""
-    here = "".join(f", not {name} x{scale}" for name, scale in _recognise(wanted))
-    named = _named_in(metadata, path)
-    fits = [named[:2]] if named else _recognise(given)
-    if len(fits) == 1:
-        name, scale = fits[0]
-        return f"{path} holds {name} x{scale} weights{here}; choose the file or the model and scale to match"
-    if not wanted.keys() & given.keys():
-        return f"{path} holds another network (it has {next(iter(given))!r}, unknown here); choose its model"
-    for key in (*wanted, *given):
-        if wanted.get(key) != given.get(key):
-            break
-    found, expected = given.get(key, "nothing"), wanted.get(key, "nothing")
-    return f"{path} does not fit: {key} is {found} where the network{here} has {expected}; choose its model and scale"
+def _report(path: Path, own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> str:
+    total = sum(value.numel() for value in own.values())
+    count = sum(value.numel() for value in loaded.values())
+    fresh = [key for key in own if key not in loaded]
+    line = f"{path}: {len(loaded)} of {len(own)} tensors loaded ({count:,} of {total:,} parameters)"
+    if not fresh:
+        return line
+    others = f" and {len(fresh) - _NAMED_AT_MOST} more" if len(fresh) > _NAMED_AT_MOST else ""
+    return f"{line}; fresh: {', '.join(fresh[:_NAMED_AT_MOST])}{others}"

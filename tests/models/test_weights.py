@@ -192,8 +192,9 @@ def test_wrong_network_is_named(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(3, 3)}, bare)
     with pytest.raises(UserError, match=r"another network \(it has 'conv.weight', unknown here\)"):
         load_into(build("edsr-tiny", 2), bare)
-    with pytest.raises(UserError, match=r"fits none of edsr, .*; give --model and --scale"):
+    with pytest.raises(UserError, match=r"fits none of edsr, .*, and spandrel ") as caught:
         load_network(bare)
+    assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="does not fit edsr at any scale"):
         load_network(bare, "edsr")
     with pytest.raises(UserError, match="unknown network 'esdr'"):
