@@ -6,6 +6,7 @@ Files written here name their network in the header. Bare files are recognised b
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,10 @@ def load_network(path: Path | str, name: str | None = None, scale: int | None = 
     if named is not None:
         found_name, found_scale, options = named
         _refuse_contradiction(path, found_name, found_scale, name, scale)
-        network = _unfilled(found_name, found_scale, options)
+        try:
+            network = _unfilled(found_name, found_scale, options)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
         _load_state(network, state, metadata, path)
     elif name is not None and not spandrel_networks.is_name(name) and scale is not None:
         network = _unfilled(name, scale, {})
@@ -201,7 +205,8 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what is odd in a file that may be refused
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if culprit := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
@@ -243,6 +248,8 @@ def _load_state(network: nn.Module, state: State, metadata: Mapping[str, str], p
     wanted = shapes_of(own)
     if wanted != shapes_of(complete):
         raise UserError(explain(wanted, shapes_of(state), metadata, path))
+    if complete.keys() != state.keys():
+        warnings.warn(f"{path} holds no mean shifts: the published ones are taken", stacklevel=3)
     if any(value.is_meta for value in own.values()):
         network.to_empty(device="cpu")
     _copy(network, complete, path)

@@ -9,7 +9,7 @@ import torch
 
 from eco_fast.errors import UserError
 from eco_fast.models import build
-from eco_fast.models.weights import identity, load_into, load_network, read_weights, save_weights
+from eco_fast.models.weights import identity, load_into, load_matching, load_network, read_weights, save_weights
 
 OPTIONS = {"blocks": 2, "channels": 8}
 
@@ -75,10 +75,12 @@ def test_loading_draws_nothing_from_the_generator(tmp_path: Path) -> None:
         lambda state: state,
         lambda state: {"params": state},
         lambda state: {"params": {"x": torch.zeros(1)}, "params_ema": state},
+        lambda state: {"params-ema": state, "params": {"x": torch.zeros(1)}},
         lambda state: {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {"model": {f"netG.{key}": value for key, value in state.items()}},
         lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
     ],
-    ids=["bare", "params", "params_ema", "state_dict and module", "compiled"],
+    ids=["bare", "params", "params_ema", "params-ema", "state_dict and module", "model and netG", "compiled"],
 )
 @pytest.mark.parametrize("extension", [".pth", ".pt"])
 def test_published_wrappings(tmp_path: Path, wrap: Any, extension: str) -> None:
@@ -111,6 +113,77 @@ def test_bare_files_are_recognised(tmp_path: Path, name: str, scale: int) -> Non
         loaded = load_network(file, **known)
         assert loaded.scale == scale
         assert equal(loaded.state_dict(), network.state_dict())
+
+
+@pytest.mark.parametrize("name", ["edsr-baseline", "rcan"])
+def test_the_mean_shifts_may_be_left_out_of_a_file(tmp_path: Path, name: str) -> None:
+    state = build(name, 3).state_dict()
+    file = tmp_path / "a.pth"
+    torch.save({key: value for key, value in state.items() if "mean" not in key}, file)
+    target = build(name, 3)
+    with pytest.warns(UserWarning, match=r"a\.pth holds no mean shifts: the published ones are taken"):
+        line = load_into(target, file)
+    assert f"{len(state) - 4} of {len(state)} tensors loaded" in line
+    assert line.endswith("fresh: sub_mean.weight, sub_mean.bias, add_mean.weight, add_mean.bias")
+    with pytest.warns(UserWarning, match="mean shifts"):
+        loaded = load_network(file)
+    assert loaded.scale == 3
+    assert equal(loaded.state_dict(), state) and equal(target.state_dict(), state)
+
+
+def test_loading_says_how_much_it_loaded(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.safetensors", 1.0)
+    network = build("edsr-tiny", 2, **OPTIONS)
+    parameters = sum(value.numel() for value in network.state_dict().values())
+    assert load_into(network, file) == f"{file}: 20 of 20 tensors loaded ({parameters:,} of {parameters:,} parameters)"
+
+
+@pytest.mark.parametrize(
+    ("source", "scale", "fresh"),
+    [
+        (2, 3, ["tail.0.0.weight", "tail.0.0.bias"]),
+        (2, 4, ["tail.0.2.weight", "tail.0.2.bias"]),
+        (4, 2, []),
+        (2, 2, []),
+    ],
+)
+def test_weights_of_another_scale_fill_all_but_the_upsampler(
+    tmp_path: Path, source: int, scale: int, fresh: list[str]
+) -> None:
+    file = write(tmp_path / "a.safetensors", 5.0, source)
+    network = build("edsr-tiny", scale, **OPTIONS)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    line = load_matching(network, file)
+    count = len(before)
+    assert line.startswith(f"{file}: {count - len(fresh)} of {count} tensors loaded (")
+    assert line.endswith(f"; fresh: {', '.join(fresh)}") if fresh else "fresh" not in line
+    for key, value in network.state_dict().items():
+        if key in fresh or "mean" in key:
+            assert torch.equal(value, before[key])
+        else:
+            assert (value == 5.0).all()
+
+
+def test_rlfn_starts_from_another_scale_too(tmp_path: Path) -> None:
+    torch.save(build("rlfn-s", 2).state_dict(), tmp_path / "a.pth")
+    line = load_matching(build("rlfn-s", 4), tmp_path / "a.pth")
+    assert line.endswith("fresh: upsampler.0.weight, upsampler.0.bias")
+
+
+def test_another_body_is_no_start(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.safetensors", 5.0)
+    for options, difference in (
+        ({"blocks": 3}, r"body\.2\.body\.0\.weight is nothing where the network has \(8, 8, 3, 3\)"),
+        ({"blocks": 1}, r"body\.1\.weight is nothing where"),
+        ({"channels": 9}, r"head\.0\.weight is \(8, 3, 3, 3\) where the network has \(9, 3, 3, 3\)"),
+    ):
+        network = build("edsr-tiny", 2, **OPTIONS | options)
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        with pytest.raises(UserError, match=rf"a\.safetensors differs beyond the upsampler: {difference}"):
+            load_matching(network, file)
+        assert equal(network.state_dict(), before)
+    with pytest.raises(UserError, match="holds another network, nothing in it fits"):
+        load_matching(build("rlfn-s", 2), file)
 
 
 class Malicious:
@@ -170,6 +243,31 @@ def test_data_without_weights_is_named(tmp_path: Path, content: Any) -> None:
         read_weights(tmp_path / "a.pt")
 
 
+def test_a_dictionary_that_holds_itself_ends(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["params"] = content
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="holds no state dict"):
+        read_weights(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.zeros(1).expand(10**6, 10**6),  # 10^12 numbers, 4 bytes in the file
+        torch.zeros(0, 10**12),
+        torch.zeros(3, 3).to_sparse(),
+        torch.zeros(3, dtype=torch.complex64),
+        torch.zeros(3, device="meta"),
+    ],
+    ids=["expanded", "empty", "sparse", "complex", "meta"],
+)
+def test_tensors_that_are_not_plain_are_named(tmp_path: Path, odd: torch.Tensor) -> None:
+    torch.save(build("edsr-tiny", 2).state_dict() | {"head.0.bias": odd}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a\.pth (holds 'head\.0\.bias', which is no plain tensor|is damaged)"):
+        load_network(tmp_path / "a.pth")
+
+
 def test_wrong_scale_is_named(tmp_path: Path) -> None:
     bare = tmp_path / "bare.pth"
     torch.save(build("rlfn-s", 2).state_dict(), bare)
@@ -213,7 +311,7 @@ def test_one_differing_entry_is_named_and_nothing_is_loaded(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"extra is \(1,\) where .* nothing"):
         load_into(network, file)
     torch.save({key: value for key, value in before.items() if key != "head.0.bias"}, file)
-    with pytest.raises(UserError, match=r"head\.0\.bias is nothing where"):
+    with pytest.raises(UserError, match=r"head\.0\.bias is nothing where .* \(43 of 44 tensors match\)"):
         load_into(network, file)
     assert equal(network.state_dict(), before)
     torch.save(before | {"sub_mean.weight": torch.zeros(3, 3, 1, 1)}, file)
@@ -226,6 +324,10 @@ def test_a_damaged_header_is_named(tmp_path: Path) -> None:
     state = build("edsr-tiny", 2).state_dict()
     for header in ({"model": "edsr-tiny"}, {"model": "edsr-tiny", "scale": "2", "options": "{"}):
         save_weights(file, state, header)
+        with pytest.raises(UserError, match="damaged header"):
+            load_network(file)
+    for options in ('{"blocks": 1000000000}', '{"depths": [3, 1000000000]}', "[" * 100_000):
+        save_weights(file, state, {"model": "edsr-tiny", "scale": "2", "options": options})
         with pytest.raises(UserError, match="damaged header"):
             load_network(file)
     save_weights(file, state, {"model": "future-net", "scale": "2"})
