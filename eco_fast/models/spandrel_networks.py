@@ -5,6 +5,7 @@ The library comes with the extra `spandrel` and is imported when a network of it
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, MutableMapping
 from importlib import metadata
 from types import ModuleType
@@ -118,9 +119,9 @@ def build(name: str, scale: int, **options: Any) -> SpandrelNetwork:
         raise UserError(f"the scale of {name} is set with --scale; leave {scale_option} out of its options")
     sizes = _NAMED[name][1] if name in _NAMED else {}
     try:
-        model = kind(**{scale_option: scale}, **(sizes | options))
-        with torch.random.fork_rng(devices=[]):  # it builds the network once more
-            network = SpandrelNetwork(model, _describe(model.state_dict()))
+        with warnings.catch_warnings(action="ignore"):  # of functions of PyTorch that architectures still use
+            model = kind(**{scale_option: scale}, **(sizes | options))
+        network = SpandrelNetwork(model, _describe(model.state_dict()))
     except UserError:
         raise
     except Exception as error:  # whatever an architecture raises for sizes that do not go together
@@ -137,8 +138,7 @@ def recognise(state: dict[str, Tensor]) -> SpandrelNetwork:
     """
     library = _library()
     try:
-        with torch.random.fork_rng(devices=[]):
-            descriptor = _describe(state)
+        descriptor = _describe(state)
     except library.UnsupportedModelError:
         raise UserError("spandrel does not know it either; give --model and --scale to see where it differs") from None
     except UserError:
@@ -150,7 +150,9 @@ def recognise(state: dict[str, Tensor]) -> SpandrelNetwork:
 
 def _describe(state: dict[str, Tensor]) -> Any:
     """The library's descriptor of what it finds in a state dict; UserError unless that is RGB super-resolution."""
-    found = _library().MAIN_REGISTRY.load(dict(state))
+    registry = _library().MAIN_REGISTRY
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
+        found = registry.load(dict(state))
     channels = found.input_channels, found.output_channels
     if found.purpose != "SR" or channels != (3, 3) or found.scale not in _SCALES:
         raise UserError(
