@@ -54,8 +54,8 @@ def save_weights(path: Path | str, state_dict: Mapping[str, Tensor], metadata: M
 def read_weights(path: Path | str) -> tuple[State, dict[str, str]]:
     """State dict (CPU tensors) and header of a `.safetensors`, `.pth` or `.pt` file; the header of others is empty.
 
-    `params_ema`, `params` and `state_dict` are unwrapped, in this order of preference, and `module.` is taken off the
-    names. Pickles are read with `weights_only=True`. Raises UserError for a file that is missing or holds no weights,
+    `params_ema`, `params`, `state_dict` and what else trainers wrap weights in are unwrapped, in this order of
+    preference, and `module.` and its like are taken off the names. Pickles are read with `weights_only=True`. Raises UserError for a file that is missing or holds no weights,
     and for a pickle that holds anything but plain data.
     """
     path = Path(path)
