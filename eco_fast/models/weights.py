@@ -55,8 +55,8 @@ def read_weights(path: Path | str) -> tuple[State, dict[str, str]]:
     """State dict (CPU tensors) and header of a `.safetensors`, `.pth` or `.pt` file; the header of others is empty.
 
     `params_ema`, `params`, `state_dict` and what else trainers wrap weights in are unwrapped, in this order of
-    preference, and `module.` and its like are taken off the names. Pickles are read with `weights_only=True`. Raises UserError for a file that is missing or holds no weights,
-    and for a pickle that holds anything but plain data.
+    preference, and `module.` and its like are taken off the names. Pickles are read with `weights_only=True`. Raises
+    UserError for a file that is missing or holds no weights, and for a pickle that holds anything but plain data.
     """
     path = Path(path)
     if not path.is_file():
