@@ -45,7 +45,7 @@ def _product_step(images: list[Four], precision: str) -> Callable[[int, float], 
         "student": {"name": "edsr-tiny"},
         "data": {"patch": PATCH, "batch": BATCH},
         "optim": {"lr": LR},
-        "run": {"precision": precision},
+        "run": {"precision": precision, "device": "cpu"},
     }
     config = resolve(parse_config(document, "benchmark"))
     configure(config.run)

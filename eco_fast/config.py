@@ -26,8 +26,8 @@ class StudentConfig(Section):
     """The network that is trained."""
 
     name: str = "edsr-baseline"
-    options: dict[str, int | float] = {}  # of the network: blocks, channels, res_scale
-    init: Path | None = None  # weights to start from
+    options: dict[str, Any] = {}  # of the network: blocks, channels, res_scale, ...
+    init: Path | None = None  # weights to start from, of the same scale or of another
 
 
 class TeacherConfig(Section):
@@ -113,11 +113,13 @@ class RunConfig(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "off", "default", "max-autotune"] = "auto"
     lanes: bool = True  # make batches one step ahead, on a stream of their own
+    graph: bool = False  # replay the update as one CUDA graph
     threads: NonNegativeInt = 0  # CPU threads; 0: PyTorch's choice
     log_every: PositiveInt = 100
     valid_every: PositiveInt = 5_000
     checkpoint_every: PositiveInt = 5_000
-    keep_last: PositiveInt = 3  # checkpoints
+    keep_last: PositiveInt = 3  # checkpoints, besides the best by validation
+    tensorboard: bool = False  # write its event files too
 
 
 class Config(Section):
@@ -136,7 +138,7 @@ class Config(Section):
 
 
 # What may change between the parts of a resumed run without changing its numbers.
-_FREE_ON_RESUME = {"run.out", "run.device", "run.keep_last", "run.checkpoint_every"}
+_FREE_ON_RESUME = {"run.out", "run.device", "run.keep_last", "run.checkpoint_every", "run.tensorboard"}
 
 
 def load_config(recipe: str | Path, settings: Iterable[str] = (), flags: Mapping[str, Any] | None = None) -> Config:

@@ -20,7 +20,7 @@ from eco_fast.evaluate.report import Row, print_rows, save_comparison, save_curv
 from eco_fast.evaluate.run import Scores, evaluate
 from eco_fast.models.weights import load_network
 from eco_fast.train.display import Display
-from eco_fast.train.loop import train
+from eco_fast.train.start import train
 
 _RUNS: dict[str, dict[str, Any]] = {  # label -> settings over the recipe cpu-demo
     "teacher": {"mode": "vanilla", "run.seed": 1},

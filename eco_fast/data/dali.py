@@ -44,18 +44,19 @@ def default_threads() -> int:
     return min(len(os.sched_getaffinity(0)), _MAX_THREADS)
 
 
-def device_id(device: torch.device) -> int | None:
-    """DALI's number of a device, None for the CPU, where it then needs no driver."""
-    if device.type != "cuda":
-        return None
-    return torch.cuda.current_device() if device.index is None else device.index
+def numbered(device: torch.device | str) -> torch.device:
+    """The same device; a GPU with its number, since every thread has a current one of its own."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def next_tensors(pipeline: Any, device: torch.device) -> list[Tensor]:
     """Run a pipeline whose outputs lie on `device`; the results share DALI's memory, which is freed with them.
 
-    On a GPU they are ordered after DALI's copies, and freed, on the current stream: call this inside the stream that
-    reads them.
+    On a GPU they are ordered after DALI's copies on the current stream: call this inside the stream that reads them.
+    Their memory is freed once the whole device has come that far, which a thread of DALI waits for.
 
     Raises:
         RuntimeError: An operator failed.

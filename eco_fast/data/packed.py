@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eco_fast.data.batches import Needs, NeedsOf, PatchBatch, PlanOf
-from eco_fast.data.dali import Dali, default_threads, device_id, load_dali, next_tensors
+from eco_fast.data.dali import Dali, default_threads, load_dali, next_tensors, numbered
 from eco_fast.data.sampler import Plan
 from eco_fast.data.store import TrainingSet
 from eco_fast.errors import UserError
@@ -65,7 +65,7 @@ class Packed:
         self._dali = load_dali("packed")
         self._files, self._plan, self._needs = files, plan, needs
         self._steps, self._patch, self._segment = steps, patch, segment
-        self._device, self._threads = torch.device(device), threads or default_threads()
+        self._device, self._threads = numbered(device), threads or default_threads()
         self._wrap = PatchBatch(len(plan(0).index), patch, files.scale, self._device)
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="packed")
         self._current: _Segment | None = None
@@ -135,7 +135,7 @@ def _pipeline(
     order = torch.stack([plan.index for plan in plans]).flatten().tolist()
     corners = torch.stack([torch.stack([plan.top, plan.left], 1) for plan in plans]).numpy().astype(np.int32)
     pipeline = dali.Pipeline(
-        batch_size=corners.shape[1], num_threads=threads, device_id=device_id(device), prefetch_queue_depth=_PREFETCH
+        batch_size=corners.shape[1], num_threads=threads, device_id=device.index, prefetch_queue_depth=_PREFETCH
     )
     with pipeline:
         outputs, starts = [], {}

@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     uniform: Tensor  # float64 in [0, 1), for decisions per sample
 
     def to(self, device: torch.device | str) -> "Plan":
-        """The same plan on another device; what goes to a GPU goes as one pinned copy, which the host does not await."""
+        """The same plan on another device; to a GPU by one pinned copy, which the host does not await."""
         device = torch.device(device)
         host = [tensor for tensor in self if tensor.device.type == "cpu"]
         if device.type != "cuda" or not host:

@@ -65,7 +65,7 @@ def evaluating(network: nn.Module, precision: str, device: torch.device) -> Iter
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     training = [module for module in network.modules() if module.training]
     low = None if precision == "fp32" else PRECISIONS[precision]
-    with torch.inference_mode(), torch.autocast(device.type, dtype=low, enabled=low is not None), _no_tf32():
+    with torch.inference_mode(), torch.autocast(device.type, dtype=low, enabled=low is not None), _cuda_settings():
         for module in training:
             module.training = False
         try:
@@ -76,11 +76,12 @@ def evaluating(network: nn.Module, precision: str, device: torch.device) -> Iter
 
 
 @contextmanager
-def _no_tf32() -> Iterator[None]:
+def _cuda_settings() -> Iterator[None]:
+    """No TF32, and no search for the fastest algorithm, which every new size of image would start again."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before

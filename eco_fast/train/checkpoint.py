@@ -13,17 +13,23 @@ from eco_fast.errors import UserError
 from eco_fast.models.weights import load_into, save_weights
 from eco_fast.train.step import StudentStep
 
+_BEST = "best"
+
 
 class Progress(NamedTuple):
     """Where a checkpoint stands."""
 
     step: int  # updates done
     window: Tensor  # since the last line of the log: sum of the accepted losses, and their number; fp32 (2,)
+    best: float | None  # highest validation PSNR-Y so far
     environment: Mapping[str, str]
 
 
 class Checkpoints:
-    """The checkpoints of one run: `step-00001000/` with `weights.safetensors`, `ema.safetensors`, `state.pt`."""
+    """The checkpoints of one run: `step-00001000/` with `weights.safetensors`, `ema.safetensors`, `state.pt`.
+
+    A link `best` names the one with the highest validation PSNR-Y.
+    """
 
     def __init__(self, path: Path, keep_last: int) -> None:
         self.path = path
@@ -37,8 +43,19 @@ class Checkpoints:
         """The newest complete checkpoint."""
         return next(reversed(self.all()), None)
 
-    def save(self, state: StudentStep, progress: Progress, identity: Mapping[str, str]) -> Path:
-        """Write a checkpoint, then remove all but the last `keep_last`.
+    def best(self) -> Path | None:
+        """The complete checkpoint with the best validation."""
+        link = self.path / _BEST
+        return self.path / link.readlink() if link.is_symlink() and link.exists() else None
+
+    def save(self, state: StudentStep, progress: Progress, identity: Mapping[str, str], *, best: bool) -> Path:
+        """Write a checkpoint, then remove all but the last `keep_last` and the best one.
+
+        Args:
+            state: What is kept.
+            progress: Where it stands.
+            identity: Of the network, for the header of the weights.
+            best: It is the best one so far.
 
         Raises:
             UserError: The disk is full or not writable. Older checkpoints are untouched.
@@ -53,17 +70,29 @@ class Checkpoints:
             save_weights(temporary / "weights.safetensors", state.student.state_dict(), metadata)
             if state.ema is not None:
                 save_weights(temporary / "ema.safetensors", state.ema.network.state_dict(), metadata)
-            content = {"optimizer": state.optimizer.state_dict(), "guard": state.guard.state_dict()}
+            content = {
+                "optimizer": state.optimizer.state_dict(),
+                "guard": state.guard.state_dict(),
+                "random": torch.get_rng_state(),  # for networks with dropout
+                "random_cuda": torch.cuda.get_rng_state() if progress.window.is_cuda else None,
+            }
+            if state.loss_scale is not None:
+                content["loss_scale"] = state.loss_scale.state_dict()
             _save_synced(temporary / "state.pt", {**content, **progress._asdict()})
             shutil.rmtree(final, ignore_errors=True)
             temporary.replace(final)
+            if best:
+                (self.path / f".{_BEST}").unlink(missing_ok=True)
+                (self.path / f".{_BEST}").symlink_to(final.name)
+                (self.path / f".{_BEST}").replace(self.path / _BEST)
             _sync(self.path)
         except (OSError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"cannot write checkpoint {final}: {reason}; make room and go on with --resume") from error
         for old in self.all()[: -self.keep_last]:
-            shutil.rmtree(old)
+            if old != self.best():
+                shutil.rmtree(old)
         return final
 
     def load(self, path: Path, state: StudentStep) -> Progress:
@@ -78,7 +107,12 @@ class Checkpoints:
         content = _load_state(path / "state.pt")
         state.optimizer.load_state_dict(content["optimizer"])
         state.guard.load_state_dict(content["guard"])
-        return Progress(content["step"], content["window"], content["environment"])
+        torch.set_rng_state(content["random"])
+        if content["random_cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(content["random_cuda"])
+        if state.loss_scale is not None:
+            state.loss_scale.load_state_dict(content["loss_scale"])
+        return Progress(content["step"], content["window"], content["best"], content["environment"])
 
 
 def _load_state(path: Path) -> dict[str, Any]:

@@ -30,6 +30,14 @@ def missing_tool() -> str | None:
     return None
 
 
+def why_off(network: str, device_type: str) -> str | None:
+    """Why `auto` compiles nothing here; None where it does."""
+    if device_type != "cuda" and network not in PAYS_ON_CPU:
+        return "it was not measured to be faster on a CPU"
+    missing = missing_tool()
+    return None if missing is None else f"it needs {missing}"
+
+
 def resolve_compile(choice: str, network: str, device_type: str) -> str:
     """What `auto` means here: on for CUDA, on the CPU for networks that train faster so; off without a compiler.
 
@@ -41,15 +49,12 @@ def resolve_compile(choice: str, network: str, device_type: str) -> str:
     Raises:
         UserError: Compilation is asked for and cannot be had.
     """
-    wanted = device_type == "cuda" or network in PAYS_ON_CPU
-    if choice == "off" or (choice == "auto" and not wanted):
-        return "off"
-    missing = missing_tool()
-    if missing is not None and choice != "auto":
-        raise UserError(f"run.compile={choice} needs {missing}; install it, or use --set run.compile=off")
+    if choice == "auto":
+        return "default" if why_off(network, device_type) is None else "off"
+    missing = missing_tool() if choice != "off" else None
     if missing is not None:
-        return "off"
-    return "default" if choice == "auto" else choice
+        raise UserError(f"run.compile={choice} needs {missing}; install it, or use --set run.compile=off")
+    return choice
 
 
 def compiled(network: nn.Module, choice: str) -> Forward:

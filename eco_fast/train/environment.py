@@ -9,6 +9,7 @@ import eco_fast
 from eco_fast.config import Config, RunConfig
 from eco_fast.errors import UserError
 from eco_fast.train.compiled import resolve_compile
+from eco_fast.train.world import World
 
 
 def resolve(config: Config, previous: Config | None = None) -> Config:
@@ -22,7 +23,7 @@ def resolve(config: Config, previous: Config | None = None) -> Config:
     run, before = config.run, previous.run if previous else None
     device: Any = run.device
     if device == "auto":
-        device = before.device if before else ("cuda" if torch.cuda.is_available() else "cpu")
+        device = before.device if before else device_type(device)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("run.device is cuda but PyTorch sees no CUDA device; use --set run.device=cpu")
     precision: Any = run.precision
@@ -50,7 +51,12 @@ def configure(run: RunConfig) -> None:
     torch.backends.cudnn.benchmark = run.device == "cuda"
 
 
-def describe(run: RunConfig) -> dict[str, str]:
+def device_type(choice: str) -> str:
+    """What `auto` means here: "cuda" if there is one, else "cpu"."""
+    return choice if choice != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def describe(run: RunConfig, world: World) -> dict[str, str]:
     """What the bits of a run depend on besides its configuration."""
     device = torch.cuda.get_device_name() if run.device == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
@@ -59,4 +65,5 @@ def describe(run: RunConfig) -> dict[str, str]:
         "machine": platform.machine(),
         "device": f"{run.device} {device}",
         "threads": str(run.threads),
+        "processes": str(world.size),
     }

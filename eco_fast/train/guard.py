@@ -1,11 +1,12 @@
-"""The skip rule: an update whose loss jumps, or is not a number, does not count. Decided on the device."""
+"""Guards of a run: updates that do not count, and a student that has died."""
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eco_fast.errors import UserError
+from eco_fast.evaluate.inference import evaluating
 
 
 class SkipRule:
@@ -67,3 +68,41 @@ class SkipRule:
         """Put them back."""
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])
+
+
+class CollapseGuard:
+    """Stops a run early whose student answers every patch with one colour.
+
+    It then follows a teacher that does so, or its units have died of too high a learning rate; neither mends itself.
+    """
+
+    _LEAST, _IN_A_ROW, _SAMPLES = 0.02, 2, 2
+    _EARLY = 0.25  # of the run
+
+    def __init__(self, steps: int) -> None:
+        self._end = self._EARLY * steps
+        self._ratio: Tensor | None = None
+        self._count = 0
+
+    def look(self, step: int, student: nn.Module, x: Tensor) -> None:
+        """Compare the spread of the student's answer with that of its input `(B, 3, P, P)`; waits for nothing."""
+        self._ratio = None
+        if step < self._end:
+            x = x[: self._SAMPLES]
+            with evaluating(student, "fp32", x.device):
+                self._ratio = student(x).std(dim=(2, 3)).mean() / x.std(dim=(2, 3)).mean()
+
+    def check(self, step: int, kept: str) -> None:
+        """Judge the last look. Waits for the device: call it where the log does.
+
+        Raises:
+            UserError: Two looks in a row saw a constant; `kept` says which checkpoint there is.
+        """
+        if self._ratio is None:
+            return
+        self._count = self._count + 1 if self._ratio.item() < self._LEAST else 0
+        if self._count == self._IN_A_ROW:
+            raise UserError(
+                f"the student's output is nearly one colour at step {step}: it has collapsed, as with a teacher that "
+                f"gives constant images, or with too high a learning rate; {kept}; check the teacher, or lower optim.lr"
+            )

@@ -12,6 +12,7 @@ from eco_fast.data.sampler import Plan, window
 from eco_fast.data.store import TrainingSet
 from eco_fast.eco.objective import Blend
 from eco_fast.errors import UserError
+from eco_fast.train.compiled import Forward, compiled
 from eco_fast.train.step import Batch
 from eco_kernels import downsample_mix, gather_patches
 
@@ -33,6 +34,7 @@ class OnlineTeacher:
         context: int = 2,
         precision: torch.dtype | None = None,
         rounded: bool = True,
+        compile_: str = "off",
     ) -> None:
         """Nothing is computed yet.
 
@@ -43,13 +45,14 @@ class OnlineTeacher:
             context: LR pixels on each side, 2 at least.
             precision: Of autocast; None computes in fp32.
             rounded: Clamp and round the centroid to 8 bit, as stored ones are.
+            compile_: As `run.compile`, resolved.
 
         Raises:
             UserError: An image is smaller than a window, or the context is too small.
         """
         if context < 2:
             raise UserError(f"teacher.context is {context}; the bicubic reaches 2 LR pixels, so it must be 2 or more")
-        self._teacher: nn.Module | None = teacher
+        self._teacher: Forward | None = compiled(teacher, compile_)
         self._images, self._patch, self._context = images, patch, context
         self._precision, self._rounded = precision, rounded
         self._side = patch + 2 * context

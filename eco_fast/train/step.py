@@ -13,9 +13,10 @@ from eco_fast.data.sampler import Plan
 from eco_fast.data.store import TrainingSet
 from eco_fast.eco.objective import Blend
 from eco_fast.errors import UserError
+from eco_fast.train.budget import Budget
 from eco_fast.train.compiled import compiled
 from eco_fast.train.guard import SkipRule
-from eco_fast.train.optim import Ema, clip_gradients, learning_rate, make_optimizer, takes_device_scalars
+from eco_fast.train.optim import Ema, clip_gradients, ema_share, learning_rate, make_optimizer, takes_device_scalars
 from eco_fast.train.precision import LossScale, autocast
 from eco_fast.train.world import World
 from eco_kernels import eco_l1_with_grad
@@ -65,11 +66,12 @@ class StudentStep:
         """
         self.student, self.world = student, world or World()
         self.parameters = [p for p in student.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(self.parameters, config.optim)
-        self.ema = Ema(student, config.optim.ema) if config.optim.ema else None
+        self.optimizer = make_optimizer(self.parameters, config.optim, capturable=config.run.graph)
+        self.ema = Ema(student) if config.optim.ema else None
         self.guard = SkipRule(config.guard.skip_factor, config.guard.first_loss, config.run.device)
         self.loss_scale = LossScale(config.run.device) if config.run.precision == "fp16" else None
         self.gradient_norm = torch.zeros((), device=config.run.device)
+        self.budget = Budget(config.run.device)
         self._forward = self.world.wrap(compiled(student, config.run.compile))
         self._config = config
         share, rest = divmod(config.data.batch // self.world.size, config.optim.accumulate)
@@ -79,6 +81,9 @@ class StudentStep:
                 f"optim.accumulate={config.optim.accumulate} parts; change one of them"
             )
         self._weights = torch.full((share,), 1.0 / config.optim.accumulate, device=config.run.device)
+        # What a graph has to read anew in every step lies on the device; elsewhere plain numbers are quicker.
+        self._scalars = torch.zeros(2, device=config.run.device) if config.run.graph else None
+        self._share: float | Tensor = 1.0
 
     def __call__(self, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
         """Update the weights, unless the skip rule forbids it.
@@ -87,9 +92,30 @@ class StudentStep:
             The mean loss of all processes, and 1.0 if the update was skipped, else 0.0: fp32 0-dim on the device, not
             read by the host.
         """
+        self.set_scalars(step)
+        return self.update(batch)
+
+    def set_scalars(self, step: int) -> None:
+        """Set the learning rate, and the share of the weights in their average, for update `step`."""
+        rate: float | Tensor = learning_rate(step, self._config.run.steps, self._config.optim)
+        self._share = ema_share(step, self._config.optim.ema)
+        if self._scalars is not None:
+            self._scalars[0].fill_(rate)
+            self._scalars[1].fill_(self._share)
+            rate, self._share = self._scalars.unbind()
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self._config.run.steps, self._config.optim)
-        loss = self.world.mean(self._backward(batch))
+            group["lr"] = rate
+
+    def update(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The update itself: work on the device alone."""
+        with self.budget.part("student"):
+            loss = self.world.mean(self._backward(batch))
+        with self.budget.part("optimiser"):
+            skip = self._apply(loss)
+        return loss, skip
+
+    def _apply(self, loss: Tensor) -> Tensor:
+        """Clip, decide, update, average; 1.0 if the update was skipped."""
         if self.loss_scale is not None:
             self.loss_scale.unscale([p.grad for p in self.parameters if p.grad is not None])
         self.gradient_norm = clip_gradients(self.parameters, self._config.optim)
@@ -98,8 +124,8 @@ class StudentStep:
         skip = self.guard.judge(loss, self.gradient_norm)
         self._update(skip)
         if self.ema is not None:
-            self.ema.update(step, skip)
-        return loss, skip
+            self.ema.update(self._share, skip)
+        return skip
 
     def _backward(self, batch: Batch) -> Tensor:
         """Gradients of this process's part of the batch; the loss, fp32 0-dim."""

@@ -1,14 +1,18 @@
 """The processes of a run: one by itself, or several started by torchrun."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from eco_fast.errors import UserError
+
+_PATIENCE = timedelta(days=2)  # the others wait while one process prepares images
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,27 @@ class World:
             dist.all_reduce(value)
             value /= self.size
         return value
+
+    def sums(self, values: list[float]) -> list[float]:
+        """The sum of each value over all processes, the same on each; no device is waited for."""
+        if self.size == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return list(total.tolist())
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so; the same on each."""
+        return self.sums([float(flag)])[0] > 0
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The first process does what is inside, then all others: they find what it has written."""
+        if not self.leads:
+            self.any(False)  # the meeting point
+        yield
+        if self.leads:
+            self.any(False)
 
     def wrap(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Average gradients over the processes in every backward pass."""
@@ -56,7 +81,7 @@ def join_world(device_type: str) -> World:
             )
         torch.cuda.set_device(local)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo", timeout=_PATIENCE)
     return World(dist.get_rank(), dist.get_world_size())
 
 

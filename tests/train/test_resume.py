@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 STEPS = 60
-_TIME_FIELDS = {"time", "patches_per_second"}
+_TIME_FIELDS = {"time", "speed"}
 
 
 def _command(photos: Path, teacher: Path, out: Path, precision: str, *extra: str) -> list[str]:

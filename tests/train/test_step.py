@@ -13,7 +13,7 @@ from eco_fast.eco.objective import MODES, blend
 from eco_fast.errors import UserError
 from eco_fast.models import build
 from eco_fast.train.environment import resolve
-from eco_fast.train.optim import Ema, learning_rate, make_optimizer
+from eco_fast.train.optim import Ema, ema_share, learning_rate, make_optimizer
 from eco_fast.train.step import Batch, StudentStep, make_batch
 from eco_kernels import eco_l1_with_grad
 
@@ -86,19 +86,18 @@ def test_repeated_updates_lower_the_loss_and_move_the_average(rng: np.random.Gen
     assert not any(torch.equal(a, b) for a, b in zip(state.ema.network.parameters(), state.parameters, strict=True))
 
 
-@pytest.mark.parametrize("skip", [None, torch.tensor(0.0)])
-def test_the_first_update_of_the_average_copies(skip: torch.Tensor | None) -> None:
+def test_the_first_update_of_the_average_copies() -> None:
     network = nn.Linear(3, 3)
-    ema = Ema(network, 0.9)
+    ema, taken, skipped = Ema(network), torch.tensor(0.0), torch.tensor(1.0)
     with torch.no_grad():
         network.weight.fill_(1.0)
-    ema.update(0, skip)
+    ema.update(ema_share(0, 0.9), taken)
     assert torch.equal(ema.network.weight, network.weight)
     with torch.no_grad():
         network.weight.fill_(2.0)
-    ema.update(10_000, torch.tensor(1.0))
+    ema.update(ema_share(10_000, 0.9), skipped)
     assert torch.equal(ema.network.weight, torch.ones((3, 3)))
-    ema.update(10_000, skip)
+    ema.update(ema_share(10_000, 0.9), taken)
     torch.testing.assert_close(ema.network.weight, torch.full((3, 3), 1.1))
 
 

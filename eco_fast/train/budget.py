@@ -1,0 +1,96 @@
+"""Where the time of a step goes, and how much of the device's arithmetic it uses."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+PARTS = ("data", "teacher", "student", "optimiser")
+
+_PEAK_TFLOPS = {  # dense tensor-core peaks of NVIDIA's data sheets, fp32 accumulation: (bf16 and fp16, tf32)
+    "A100": (312.0, 156.0),
+    "H100 PCIe": (756.0, 378.0),
+    "H100": (989.0, 495.0),
+    "H200": (989.0, 495.0),
+    "B200": (2250.0, 1125.0),
+    "L40S": (362.0, 183.0),
+    "RTX 3090": (71.0, 35.6),
+    "RTX 4090": (165.2, 82.6),
+    "RTX 5090": (209.5, 104.8),
+}
+_FORWARD_AND_BACKWARD = 3  # the backward pass computes two products for each one of the forward pass
+
+
+class Budget:
+    """The parts of a step in seconds. One step of every line of the log is measured, the others cost nothing.
+
+    On a GPU a part is what lies between two events on its own stream, so parts that run side by side add up to more
+    than the step; `data` is the host's time, which fetching takes. Nothing waits before `read`.
+    """
+
+    def __init__(self, device_type: str) -> None:
+        self.open = False
+        self._cuda = device_type == "cuda"
+        self._spans: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count what is inside as `name`, one of `PARTS`."""
+        if not self.open:
+            yield
+            return
+        on_device = self._cuda and name != "data"
+        first = _event() if on_device else time.perf_counter()
+        yield
+        self._spans.append((name, first, _event() if on_device else time.perf_counter()))
+
+    def read(self) -> dict[str, float]:
+        """Milliseconds of each part that was measured since the last call; waits for the device."""
+        parts = dict.fromkeys(PARTS, 0.0)
+        for name, first, last in self._spans:
+            if isinstance(first, float):
+                parts[name] += 1000 * (last - first)
+            else:
+                last.synchronize()
+                parts[name] += first.elapsed_time(last)
+        self._spans.clear()
+        return {name: ms for name, ms in parts.items() if ms > 0}
+
+
+def _event() -> Any:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def training_flops(network: nn.Module, patch: int) -> int:
+    """FLOPs of forward and backward for one LR patch, a product and a sum counted as two; runs it forward once."""
+    device = next(network.parameters()).device
+    with torch.no_grad(), torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros((1, 3, patch, patch), device=device))
+    return _FORWARD_AND_BACKWARD * counter.get_total_flops()
+
+
+def peak_flops(device_name: str, precision: str) -> float | None:
+    """FLOP/s that a GPU can reach at a precision; None where that is not known, and for fp32 without tensor cores."""
+    found = [name for name in _PEAK_TFLOPS if name in device_name]
+    if not found or precision == "fp32":
+        return None
+    half, tf32 = _PEAK_TFLOPS[max(found, key=len)]
+    return 1e12 * (tf32 if precision == "tf32" else half)
+
+
+def memory_mb(device_type: str) -> int | None:
+    """Peak memory so far in MB: what PyTorch took on a GPU, on the CPU that of the process; None if nobody tells."""
+    if device_type == "cuda":
+        return torch.cuda.max_memory_allocated() >> 20
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM:")), None)

@@ -1,0 +1,95 @@
+"""One update as a CUDA graph: hundreds of launches become one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eco_fast.config import Config
+from eco_fast.train.optim import takes_device_scalars
+from eco_fast.train.step import Batch, StudentStep
+from eco_fast.train.world import World
+
+_WARM_UP = 3  # updates of each kind that run as they are: libraries choose their kernels, memory finds its size
+
+
+def why_not(config: Config, world: World, *, resident: bool) -> str | None:
+    """What stands against a graph, None if nothing does. `resident`: the images lie on the device."""
+    if config.run.device != "cuda":
+        return "graphs are of CUDA devices"
+    if world.size > 1:
+        return "it is kept to one process"
+    if not resident:  # DALI frees what it handed out from a thread that waits for the device, which breaks a capture
+        return "only data.source=resident reads without a thread that waits for the device"
+    if not takes_device_scalars(config.optim.name):
+        return f"the optimiser {config.optim.name} decides on the host whether to skip"
+    return None
+
+
+class GraphedStep:
+    """Calls like `StudentStep`; all that changes from step to step is copied to where the graph reads it.
+
+    Batches are made outside, by the teacher's lane, which stays a step ahead. A graph holds one kind of batch: where
+    alpha leaves 0 or reaches 1 the batch has other parts, and a new one is captured.
+    """
+
+    def __init__(self, state: StudentStep, cuda: Any = torch.cuda) -> None:
+        """Nothing is captured yet.
+
+        Args:
+            state: Built for a graph: it reads learning rate and share of the average on the device.
+            cuda: The module with `Stream`, `stream`, `CUDAGraph` and `graph`.
+        """
+        self._state, self._cuda = state, cuda
+        self._stream = cuda.Stream()
+        self._kind: tuple[bool, bool] | None = None
+        self._left = 0  # updates of this kind before the capture
+        self._graph: Any = None
+        self._static: Batch | None = None
+        self._result: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `StudentStep`. The results are overwritten by the next call."""
+        kind = (batch.hr is None, batch.centroid is None)
+        if kind != self._kind:
+            self._kind, self._left = kind, _WARM_UP
+            self._forget()
+        self._state.set_scalars(step)
+        if self._left:
+            self._left -= 1
+            return self._on_side_stream(batch)
+        if self._graph is None:
+            self._capture(batch)
+        assert self._static is not None and self._result is not None
+        for ours, theirs in zip(self._static, batch, strict=True):
+            if ours is not None and theirs is not None:
+                ours.copy_(theirs)
+        with self._state.budget.part("student"):
+            self._graph.replay()
+        return self._result
+
+    def _forget(self) -> None:
+        if self._graph is not None:
+            self._cuda.synchronize()  # its last replay may still run
+        self._graph = self._static = self._result = None
+
+    def _on_side_stream(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Where the capture will run: autograd remembers the stream on which it first met a weight."""
+        main = self._cuda.current_stream()
+        self._stream.wait_stream(main)
+        with self._cuda.stream(self._stream):
+            result = self._state.update(batch)
+        main.wait_stream(self._stream)
+        for tensor in result:
+            tensor.record_stream(main)
+        return result
+
+    def _capture(self, batch: Batch) -> None:
+        x, hr, centroid, alpha = (None if tensor is None else torch.empty_like(tensor) for tensor in batch)
+        assert x is not None and alpha is not None
+        self._static = Batch(x, hr, centroid, alpha)
+        self._state.budget.open = False  # an event that a capture holds cannot be read
+        self._graph = self._cuda.CUDAGraph()
+        # Other threads, those of the data path, go on meanwhile and may do what a capture forbids.
+        with self._cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+            self._result = self._state.update(self._static)

@@ -1,0 +1,169 @@
+"""`train(config)`: everything between a configuration and the first step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from eco_fast.config import Config, differing_keys
+from eco_fast.data.notes import Notes
+from eco_fast.eco.objective import needs_teacher
+from eco_fast.eco.teacher import refuse_shared_storage
+from eco_fast.errors import UserError
+from eco_fast.evaluate.benchmark import load_benchmark
+from eco_fast.models import build
+from eco_fast.models.weights import load_matching
+from eco_fast.train.centroids import load_teacher
+from eco_fast.train.checkpoint import Progress
+from eco_fast.train.compiled import why_off
+from eco_fast.train.display import Display
+from eco_fast.train.environment import configure, describe, device_type, resolve
+from eco_fast.train.graph import why_not
+from eco_fast.train.loop import Inputs, Loop, Result
+from eco_fast.train.run_folder import RunFolder
+from eco_fast.train.step import StudentStep
+from eco_fast.train.training_images import load_images
+from eco_fast.train.world import World, join_world, leave_world
+
+
+def train(
+    config: Config,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    teacher: nn.Module | None = None,
+    display: Display | None = None,
+) -> Result:
+    """Train a student. Under torchrun every process calls this; the first one writes and talks.
+
+    Args:
+        config: The configuration; `auto` values are resolved here and recorded in the run's folder.
+        resume: Go on from the newest checkpoint of `config.run.out`, to the same bits as a run that was not stopped.
+        force: Replace a run that is in `config.run.out`.
+        teacher: A frozen network to use in place of `config.teacher.file`.
+        display: Where progress is shown.
+
+    Raises:
+        UserError: Bad input, no memory, a loss that is not finite, a full disk. Nothing that was written is lost.
+    """
+    world = join_world(device_type(config.run.device))
+    if not world.leads:
+        display = Display(Console(quiet=True))
+    try:
+        with out_of_memory_named(config):
+            return _train(config, world, display or Display(), resume=resume, force=force, teacher=teacher)
+    finally:
+        leave_world()
+
+
+def _train(
+    config: Config, world: World, display: Display, *, resume: bool, force: bool, teacher: nn.Module | None
+) -> Result:
+    folder = RunFolder(config.run.out, config.run.keep_last)
+    if world.leads:
+        folder.claim(resume=resume, force=force)
+    previous = folder.previous_config() if resume else None
+    config = resolve(config, previous)
+    if previous is not None and (differences := differing_keys(config, previous)):
+        raise UserError(
+            f"{folder.path} was started with other settings: {', '.join(differences)}; "
+            f"resume it with its own: eco-fast train {folder.config_file} --resume"
+        )
+    configure(config.run)
+    with world.leader_first():
+        inputs = load_inputs(config, teacher, display)
+    config = _with_or_without_graph(config, world, inputs, display)
+    _say_what_is_used(config, display)
+    state = StudentStep(inputs.student, config, world)
+    if resume:
+        progress = _resume(folder, state, config, display)
+    else:
+        progress = Progress(0, torch.zeros(2, device=config.run.device), None, describe(config.run, world))
+        if world.leads:
+            folder.start(config)
+    return Loop(config, folder, inputs, state, display).run(progress)
+
+
+def load_inputs(config: Config, teacher: nn.Module | None, display: Display) -> Inputs:
+    """Load the student, the teacher, the images; make the centroids.
+
+    The networks come first: a wrong teacher is found before images are decoded.
+    """
+    data, device = config.data, config.run.device
+    student = load_student(config, display)
+    if needs_teacher(config.mode):
+        teacher = teacher or load_teacher(config.teacher, config.scale)
+        refuse_shared_storage(teacher, student)
+    valid_notes = Notes()
+    valid = load_benchmark(data.valid, config.scale, data.valid_lr, valid_notes) if data.valid else []
+    online = teacher if needs_teacher(config.mode) and config.teacher.mode == "online" else None
+    stored = teacher if needs_teacher(config.mode) and online is None else None
+    for network in filter(None, (online, stored)):
+        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stub
+    images = load_images(config, stored, display)
+    for line in valid_notes.lines():
+        display.line(f"validation: {line}")
+    display.line(f"{len(images.heights)} training images, {len(valid)} validation images")
+    if data.valid is not None and data.valid.resolve() in {path.resolve() for path in data.train}:
+        display.line(f"WARNING: {data.valid} is trained on and validated on; its PSNR says little about other images")
+    return Inputs(images, valid, student, online)
+
+
+def load_student(config: Config, display: Display) -> nn.Module:
+    """The student on its device, from `student.init` or from the seed."""
+    torch.manual_seed(config.run.seed)
+    student = build(config.student.name, config.scale, **config.student.options)
+    if config.student.init is not None:
+        display.line(load_matching(student, config.student.init))
+    return student.to(config.run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@contextmanager
+def out_of_memory_named(config: Config) -> Iterator[None]:
+    """Turn PyTorch's report of a failed allocation into one line that says what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+        if not full and "not enough memory" not in text:
+            raise
+        data = config.data
+        raise UserError(
+            f"out of memory on {config.run.device} with data.batch={data.batch} and data.patch={data.patch}; lower one "
+            f"of them, or compute a batch in parts: --set optim.accumulate={2 * config.optim.accumulate}"
+        ) from error
+
+
+def _with_or_without_graph(config: Config, world: World, inputs: Inputs, display: Display) -> Config:
+    if not config.run.graph:
+        return config
+    reason = why_not(config, world, resident=inputs.images.resident is not None)
+    if reason is None:
+        return config
+    display.line(f"run.graph is left out: {reason}")
+    return config.model_copy(update={"run": config.run.model_copy(update={"graph": False})})
+
+
+def _say_what_is_used(config: Config, display: Display) -> None:
+    run = config.run
+    reason = why_off(config.student.name, run.device) if run.compile == "off" else None
+    off = f" ({reason})" if reason else ""
+    graph = ", one CUDA graph per update" if run.graph else ""
+    display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}")
+
+
+def _resume(folder: RunFolder, state: StudentStep, config: Config, display: Display) -> Progress:
+    latest = folder.checkpoints.latest()
+    if latest is None:
+        raise UserError(f"{folder.path} has no checkpoint to resume from; leave --resume out to start a run there")
+    progress = folder.checkpoints.load(latest, state)
+    if state.world.leads:
+        folder.drop_metrics_after(progress.step)
+    display.line(f"resuming {latest}")
+    for key, value in describe(config.run, state.world).items():
+        if progress.environment.get(key) != value:
+            display.line(f"note: {key} was {progress.environment.get(key)}, is {value}: the bits may differ")
+    return progress

@@ -1,0 +1,166 @@
+"""What a run keeps, says and refuses: checkpoints, starts from other weights, memory, collapse, the log."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from eco_fast.config import load_config
+from eco_fast.errors import UserError
+from eco_fast.models.weights import load_network
+from eco_fast.train.checkpoint import Checkpoints, Progress
+from eco_fast.train.guard import CollapseGuard
+from eco_fast.train.loop import Result
+from eco_fast.train.start import out_of_memory_named, train
+from eco_fast.train.step import StudentStep
+
+TINY = {"student.options": {"blocks": 1, "channels": 4}, "data.patch": 8, "data.batch": 2, "run.device": "cpu"}
+
+
+@pytest.fixture
+def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        coarse.resize((48, 48)).save(folder / f"{i}.png")
+    return folder
+
+
+def run(photos: Path, out: Path, **settings: object) -> Result:
+    flags = {**TINY, "mode": "vanilla", "data.train": [str(photos)], "data.store": photos.parent / "store"}
+    flags |= {"run.out": out, "run.steps": 6, "run.log_every": 2}
+    return train(load_config("edsr-tiny", flags={**flags, **{k.replace("__", "."): v for k, v in settings.items()}}))
+
+
+def records(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_best_checkpoint_outlives_the_newer_ones(tmp_path: Path) -> None:
+    config = load_config("edsr-tiny", flags={**TINY, "run.precision": "fp32", "run.compile": "off"})
+    state, checkpoints = StudentStep(nn.Conv2d(3, 12, 3), config), Checkpoints(tmp_path, keep_last=2)
+    for step in range(1, 7):
+        checkpoints.save(state, Progress(step, torch.zeros(2), 30.0, {}), {}, best=step == 2)
+    assert [path.name[-1] for path in checkpoints.all()] == ["2", "5", "6"]
+    assert checkpoints.best() == tmp_path / "step-00000002"
+    checkpoints.save(state, Progress(7, torch.zeros(2), 31.0, {}), {}, best=True)
+    assert [path.name[-1] for path in checkpoints.all()] == ["6", "7"]
+    assert checkpoints.load(checkpoints.all()[-1], state).best == 31.0
+
+
+def test_a_run_marks_its_best_validation(photos: Path, tmp_path: Path) -> None:
+    settings = {"data__valid": photos, "run__valid_every": 2, "run__keep_last": 1}
+    run(photos, tmp_path / "run", **settings)
+    valid = {r["step"]: r["psnr_y"] for r in records(tmp_path / "run") if r["kind"] == "valid"}
+    best = max(valid, key=lambda step: valid[step])
+    assert (tmp_path / "run" / "checkpoints" / "best").readlink() == Path(f"step-{best:08d}")
+    load_network(tmp_path / "run" / "checkpoints" / "best")
+
+
+def test_training_and_validating_on_one_folder_is_said(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(photos, tmp_path / "run", data__valid=photos)
+    assert f"{photos} is trained on and validated on" in capsys.readouterr().out
+
+
+def test_x4_starts_from_x2(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run(photos, tmp_path / "x2").checkpoint
+    capsys.readouterr()
+    run(photos, tmp_path / "x4", scale=4, data__patch=8, student__init=tmp_path / "x2")
+    assert "fresh" in capsys.readouterr().out
+    body = load_network(first).state_dict()["head.0.weight"]
+    again = load_network(run(photos, tmp_path / "same", student__init=first, optim__lr=1e-12).checkpoint)
+    torch.testing.assert_close(again.state_dict()["head.0.weight"], body, atol=1e-6, rtol=0)
+
+
+def test_the_log_holds_a_budget(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "run")
+    lines = [r for r in records(tmp_path / "run") if r["kind"] == "train"]
+    assert [r["step"] for r in lines] == [2, 4, 6]
+    for record in lines:
+        speed = record["speed"]
+        assert {"student", "optimiser", "other"} <= speed["budget"].keys()
+        assert 0 < speed["budget"]["student"] < 2 and speed["tflops"] > 0 and record["gradient_norm"] > 0
+    assert lines[0]["speed"]["budget"]["data"] > 0  # of the batch after it; the last step makes none
+    assert lines[-1]["speed"]["batches"] == {"lr": 6, "hr": 6}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_full_memory_is_one_line(error: Exception) -> None:
+    config = load_config("edsr-tiny", flags=TINY)
+    with pytest.raises(UserError, match=r"data\.batch=2 and data\.patch=8.*optim\.accumulate=2") as caught:
+        with out_of_memory_named(config):
+            raise error
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shape"), out_of_memory_named(load_config("edsr-tiny")):
+        raise RuntimeError("shape mismatch")
+
+
+def test_a_real_allocation_that_fails() -> None:
+    with pytest.raises(UserError, match="out of memory"), out_of_memory_named(load_config("edsr-tiny", flags=TINY)):
+        torch.empty(2**62, dtype=torch.uint8)
+
+
+class Grey(nn.Module):
+    """A student that answers with one colour, or nearly."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.tensor(share))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 + self.share * (x - 0.5)
+
+
+def test_collapse_guard(rng: np.random.Generator) -> None:
+    x = torch.from_numpy(rng.random((4, 3, 8, 8), dtype=np.float32))
+    guard = CollapseGuard(steps=100)
+    for step in (1, 2, 3):
+        guard.look(step, Grey(0.5), x)
+        guard.check(step, "")
+    guard.look(4, Grey(0.001), x)
+    guard.check(4, "")
+    guard.look(5, Grey(0.001), x)
+    with pytest.raises(UserError, match=r"nearly one colour at step 5: .* the last checkpoint is here; check"):
+        guard.check(5, "the last checkpoint is here")
+
+
+def test_collapse_guard_is_for_the_start(rng: np.random.Generator) -> None:
+    x = torch.from_numpy(rng.random((4, 3, 8, 8), dtype=np.float32))
+    guard = CollapseGuard(steps=100)
+    for step in range(25, 40):
+        guard.look(step, Grey(0.0), x)
+        guard.check(step, "")
+
+
+def test_a_run_that_collapses_stops(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eco_fast.train.start.load_student", lambda config, display: Dead())
+    with pytest.raises(UserError, match="nearly one colour"):
+        run(photos, tmp_path / "run", run__steps=40, run__log_every=1, run__precision="fp32")
+
+
+class Dead(nn.Module):
+    """Its units answer nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour = nn.Parameter(torch.tensor([0.2, 0.5, 0.9]).view(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.colour.expand(len(x), 3, 2 * x.shape[2], 2 * x.shape[3])
