@@ -86,8 +86,7 @@ def train(
     config = load_config(recipe, settings or (), flags)
     from eco_fast.train.start import train as run_training
 
-    result = run_training(config, resume=resume, force=force)
-    print(f"{result.steps_per_second:.1f} steps/s; checkpoint: {result.checkpoint}")
+    run_training(config, resume=resume, force=force)
 
 
 @app.command("eval")

@@ -128,6 +128,9 @@ class Loop:
         self.checkpoint = self.folder.checkpoints.latest()
         if stopped or self.checkpoint is None:
             raise Stopped(f"stopped after step {done}; checkpoint {self.checkpoint}; go on with --resume")
+        best = self.folder.checkpoints.best()
+        marked = f"; best by validation: {best}" if best not in (None, self.checkpoint) else ""
+        self.display.line(f"{rate:.1f} steps/s; checkpoint: {self.checkpoint}{marked}")
         return Result(self.checkpoint, rate, self.psnr_y)
 
     def _online(self, teacher: nn.Module, images: TrainingSet | None) -> OnlineTeacher:

@@ -163,4 +163,4 @@ class Dead(nn.Module):
         self.colour = nn.Parameter(torch.tensor([0.2, 0.5, 0.9]).view(3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.colour.expand(len(x), 3, 2 * x.shape[2], 2 * x.shape[3])
+        return self.colour * torch.ones((len(x), 3, 2 * x.shape[2], 2 * x.shape[3]))

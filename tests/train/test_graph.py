@@ -1,0 +1,163 @@
+"""The graphed update, with a stand-in for CUDA graphs: a capture runs nothing, a replay does what was captured."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from eco_fast.config import Config, parse_config
+from eco_fast.models import build
+from eco_fast.train.graph import GraphedStep, why_not
+from eco_fast.train.step import Batch, StudentStep
+from eco_fast.train.world import World
+
+STEPS = 16
+OPTIONS = {"blocks": 1, "channels": 4}
+
+
+def config(**run: object) -> Config:
+    document = {
+        "student": {"name": "edsr-tiny", "options": OPTIONS},
+        "optim": {"clip_norm": 5.0},
+        "data": {"batch": 2},
+        "run": {"steps": STEPS, "device": "cpu", "precision": "fp32", "compile": "off", "graph": True, **run},
+    }
+    return parse_config(document, "test")
+
+
+class FakeCuda:
+    """What `GraphedStep` uses of `torch.cuda`, on the CPU."""
+
+    def __init__(self, state: StudentStep) -> None:
+        self.state, self.captures, self.replays = state, 0, 0
+        self.CUDAGraph = lambda: SimpleNamespace(replay=None)
+
+    def Stream(self) -> torch.cpu.Stream:
+        return torch.cpu.Stream()
+
+    def current_stream(self) -> torch.cpu.Stream:
+        return torch.cpu.current_stream()
+
+    def stream(self, stream: Any) -> Any:
+        return torch.cpu.stream(stream)
+
+    def synchronize(self) -> None: ...
+
+    @contextmanager
+    def graph(self, graph: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        """Run the body, take back all that it did, and run it again in every replay."""
+        assert capture_error_mode == "thread_local"
+        assert all(p.grad is None for p in self.state.parameters)
+        inner, seen = self.state.update, []
+        before = snapshot(self.state)
+
+        def watched(batch: Batch) -> tuple[Tensor, Tensor]:
+            seen.append((batch, inner(batch)))
+            return seen[-1][1]
+
+        self.state.update = watched  # type: ignore[method-assign]
+        yield
+        self.state.update = inner  # type: ignore[method-assign]
+        restore(self.state, before)
+        [(static, result)] = seen
+        graph.replay = self.replay(static, result, inner)
+        self.captures += 1
+
+    def replay(
+        self, static: Batch, result: tuple[Tensor, Tensor], update: Callable[[Batch], tuple[Tensor, Tensor]]
+    ) -> Callable[[], None]:
+        def run() -> None:
+            self.replays += 1
+            for ours, theirs in zip(result, update(static), strict=True):
+                ours.copy_(theirs)
+
+        return run
+
+
+def tensors(state: StudentStep) -> list[Tensor]:
+    moments = [t for group in state.optimizer.state.values() for t in group.values()]
+    averages = [] if state.ema is None else list(state.ema.network.parameters())
+    return [*state.parameters, *averages, *state.guard.state_dict().values(), *moments]
+
+
+def snapshot(state: StudentStep) -> list[Tensor]:
+    return [t.detach().clone() for t in tensors(state)]
+
+
+@torch.no_grad()
+def restore(state: StudentStep, before: list[Tensor]) -> None:
+    for tensor, value in zip(tensors(state), before, strict=True):
+        tensor.copy_(value)
+
+
+def batches() -> list[Batch]:
+    """As over a schedule: the centroid alone, both, HR alone; one of them broken."""
+    rng = np.random.default_rng(3)
+    made = []
+    for step in range(STEPS):
+        x = torch.from_numpy(rng.random((2, 3, 6, 6), dtype=np.float32))
+        hr, centroid = (torch.from_numpy(rng.integers(0, 256, (2, 3, 12, 12), dtype=np.uint8)) for _ in range(2))
+        if step == 9:
+            x[0] = torch.nan
+        alpha = torch.tensor(0.0 if step < 5 else step / STEPS if step < 11 else 1.0)
+        made.append(Batch(x, None if step < 5 else hr, None if step >= 11 else centroid, alpha))
+    return made
+
+
+@pytest.fixture
+def states(monkeypatch: pytest.MonkeyPatch) -> tuple[StudentStep, StudentStep]:
+    """One to be graphed, one with plain numbers, of the same weights."""
+    monkeypatch.setattr(Tensor, "record_stream", lambda *_: None)
+    torch.manual_seed(0)
+    student = build("edsr-tiny", 2, **OPTIONS)
+    # Off a GPU there is no capturable Adam; LAMB reads a tensor as its rate anywhere.
+    document = config().model_dump() | {"optim": {"name": "lamb", "clip_norm": 5.0}}
+    graphed = parse_config(document, "test")
+    plain = parse_config({**document, "run": {**document["run"], "graph": False}}, "test")
+    return StudentStep(student, graphed), StudentStep(copy.deepcopy(student), plain)
+
+
+def test_replays_do_what_updates_do(states: tuple[StudentStep, StudentStep]) -> None:
+    """Rates, averages, a skipped step and three kinds of batches included."""
+    graphed, plain = states
+    cuda = FakeCuda(graphed)
+    step_of = GraphedStep(graphed, cuda)
+    for step, batch in enumerate(batches()):
+        ours = [t.clone() for t in step_of(step, batch)]
+        theirs = plain(step, batch)
+        assert all(torch.equal(a, b) or (a.isnan() and b.isnan()) for a, b in zip(ours, theirs, strict=True)), step
+    assert (cuda.captures, cuda.replays) == (3, 2 + 3 + 2)  # three updates of each kind come before its capture
+    for ours, theirs in zip(tensors(graphed), tensors(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)  # the rate is fp32 on one side
+    assert graphed.guard.skipped == plain.guard.skipped == 1
+
+
+def test_results_belong_to_the_graph(states: tuple[StudentStep, StudentStep]) -> None:
+    step_of = GraphedStep(states[0], FakeCuda(states[0]))
+    results = [step_of(step, batches()[0]) for step in range(6)]
+    assert results[4][0] is results[5][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "world", "resident", "reason"),
+    [
+        ({"device": "cpu"}, World(), True, "CUDA"),
+        ({"device": "cuda"}, World(0, 2), True, "one process"),
+        ({"device": "cuda"}, World(), False, "resident"),
+        ({"device": "cuda"}, World(), True, None),
+    ],
+)
+def test_what_stands_against_it(changes: dict[str, object], world: World, resident: bool, reason: str | None) -> None:
+    found = why_not(config(**changes), world, resident=resident)
+    assert (found is None) == (reason is None) and (reason or "") in (found or "")
+
+
+def test_an_optimiser_that_asks_the_host() -> None:
+    document = {"optim": {"name": "sgd"}, "run": {"device": "cuda"}}
+    assert "sgd" in str(why_not(parse_config(document, "test"), World(), resident=True))

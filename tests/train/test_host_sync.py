@@ -1,0 +1,133 @@
+"""The hot loop never waits for the device: nothing in it asks for a value."""
+
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from eco_fast.config import Config, parse_config
+from eco_fast.data.resident import Resident
+from eco_fast.data.sampler import Sampler
+from eco_fast.eco.teacher import freeze
+from eco_fast.models import build
+from eco_fast.train.batch_maker import BatchMaker
+from eco_fast.train.lane import Lane
+from eco_fast.train.online import OnlineTeacher
+from eco_fast.train.phases import Phases
+from eco_fast.train.step import Batch, StudentStep
+from tests.train.test_online import cached, training_set
+
+ASKS = ("item", "nonzero", "is_nonzero", "_local_scalar_dense", "masked_select", "unique", "equal")
+OPTIONS = {"blocks": 1, "channels": 4}
+STEPS = 50
+
+
+class Watch(TorchDispatchMode):
+    """Fails where a value is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ASKS:
+            raise AssertionError(f"the host waits for {name}")
+        self.seen += 1
+        return func(*args, **(kwargs or {}))
+
+
+def config(**sections: dict[str, object]) -> Config:
+    document: dict[str, Any] = {
+        "mode": "eco",
+        "scale": 2,
+        "student": {"name": "edsr-tiny", "options": OPTIONS},
+        "data": {"patch": 8, "batch": 4},
+        "optim": {"clip_value": 0.1, "clip_norm": 5.0},
+        "run": {"steps": STEPS, "device": "cpu", "precision": "bf16", "compile": "off"},
+    }
+    for name, section in sections.items():
+        document[name] = document.get(name, {}) | section
+    return parse_config(document, "test")
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "lamb"])
+@pytest.mark.parametrize("online", [False, True])
+def test_a_whole_schedule(optimiser: str, online: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of all three phases, updates, average and guards; all but the lines of the log."""
+    # Of tensors on a GPU the values are not looked at; those on the CPU are there.
+    for check in ("_check_range", "_check_patches"):
+        monkeypatch.setattr(f"eco_kernels.checks.{check}", lambda *_: None)
+    settings = config(optim={"name": optimiser})
+    teacher = freeze(build("edsr-tiny", 2, **OPTIONS))
+    plain = training_set(2, ((14, 15), (16, 14)))
+    images = plain if online else cached(plain, teacher)
+    sampler = Sampler(images.lr.heights, images.lr.widths, 2, 8, 4, seed=0)
+    asked = OnlineTeacher(teacher, images, 8) if online else None
+    lane = Lane(BatchMaker(Phases(settings), sampler.plan, Resident(images, sampler.plan), 8, asked), torch.cpu)
+    state = StudentStep(build("edsr-tiny", 2, **OPTIONS), settings)
+
+    def train(first: int, last: int) -> None:
+        for step in range(first, last):
+            state(step, lane.take(step))
+            lane.done(step)
+            if step + 1 < STEPS:
+                lane.begin(step + 1)
+
+    train(0, 1)  # tables of the bicubic are made once
+    with Watch() as watch:
+        train(1, STEPS)
+    assert watch.seen > STEPS * 100
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda t: t.item(),
+        lambda t: bool(t > 0),
+        lambda t: t.view(1).nonzero(),
+        lambda t: t.view(1).masked_select(t.view(1) > 0),
+        lambda t: torch.ones(3) * float(t),
+    ],
+)
+def test_the_watch_sees_what_waits(ask: Callable[[Tensor], object]) -> None:
+    with Watch(), pytest.raises(AssertionError, match="waits"):
+        ask(torch.tensor(1.0))
+
+
+SECTIONS: dict[str, dict[str, dict[str, object]]] = {
+    "adam": {"optim": {"name": "adam"}},
+    "lamb": {"optim": {"name": "lamb"}},
+    "fp16": {"run": {"precision": "fp16"}},
+    "accumulate": {"optim": {"accumulate": 2}},
+    "graph": {"optim": {"name": "lamb"}, "run": {"graph": True}},
+}
+
+
+@pytest.mark.parametrize("sections", SECTIONS.values(), ids=SECTIONS.keys())
+def test_an_update_without_values(sections: dict[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device `meta`, where tensors have no values: there is nothing to ask for, and nothing to copy out."""
+    monkeypatch.setenv("ECO_KERNELS", "reference")
+    monkeypatch.setattr("eco_fast.train.step.autocast", lambda *_: nullcontext())  # it knows no such device
+    monkeypatch.setattr(sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda *_, **__: None)
+    monkeypatch.setattr(sys.modules["torch.nn.utils.clip_grad"], "_device_has_foreach_support", lambda _: True)
+    settings = config(**sections)
+    settings = settings.model_copy(update={"run": settings.run.model_copy(update={"device": "meta"})})
+    student = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.PixelShuffle(2)).to("meta")
+    state = StudentStep(student, settings)
+    x = torch.empty((4, 3, 8, 8), device="meta")
+    hr, centroid = (torch.empty((4, 3, 16, 16), dtype=torch.uint8, device="meta") for _ in range(2))
+    for step in range(3):
+        loss, skip = state(step, Batch(x, hr, centroid, torch.full((), 0.5, device="meta")))
+    assert loss.device.type == skip.device.type == "meta"
+
+
+@pytest.mark.parametrize("ask", [lambda t: t.item(), lambda t: t.cpu(), lambda t: bool(t > 0), lambda t: t.nonzero()])
+def test_there_is_nothing_to_ask_for(ask: Callable[[Tensor], object]) -> None:
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        ask(torch.empty((), device="meta"))
