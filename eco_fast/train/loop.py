@@ -83,39 +83,54 @@ class Loop:
         self.psnr_y: float | None = None
         self.best: float | None = None
         self.checkpoint = folder.checkpoints.latest()
+        self.start(Progress(0, torch.zeros(2), None, {}))
+
+    def start(self, progress: Progress) -> None:
+        """Stand where `progress` does; the clock runs from here."""
+        self.window, self.best = progress.window.to(self.config.run.device), progress.best
+        self.clock = Clock(progress.step)
+        self.state.student.train()
 
     def run(self, progress: Progress) -> Result:
         """All steps from `progress` on."""
         run, first = self.config.run, progress.step
-        window, self.best = progress.window.to(run.device), progress.best
-        self.state.student.train()
-        clock = Clock(first)
+        self.start(progress)
         stopped, done = False, first
         with stop_signal() as stop, self.display.training(run.steps, first) as show:
             for step in range(first, run.steps):
-                done = step + 1
-                last = done == run.steps
-                logged = done % run.log_every == 0 or last
-                loss, skip = self._step(step, logged)
-                window += torch.stack((torch.where(skip.bool(), 0.0, loss), 1.0 - skip))
+                line, done = self.advance(step), step + 1
+                if line is not None or done % 10 == 0:
+                    show(done, line)
                 if self.world.size == 1 or done % _AGREE_EVERY == 0:
-                    stopped = self.world.any(stop.asked) and not last
-                if logged:
-                    show(done, self._log(done, window, clock))
-                    window = torch.zeros_like(window)
-                elif done % 10 == 0:
-                    show(done, None)
-                validates = bool(self.inputs.valid) and (done % run.valid_every == 0 or last)
-                saves = done % run.checkpoint_every == 0 or last or stopped
-                if validates or saves:
-                    streams_of(run.device).synchronize()  # what is under way is training, not validation
-                    with clock.paused():
-                        better = validates and self._validate(done)
-                        if saves or better:
-                            self._save(done, window, best=better)
+                    stopped = self.world.any(stop.asked) and done < run.steps
+                self._validate_and_save(done, stopped)
                 if stopped:
                     break
-        return self._end(done, stopped, clock.rate(done - first))
+        return self._end(done, stopped, self.clock.rate(done - first))
+
+    def advance(self, step: int) -> str | None:
+        """One step, and its line of the log if one is due."""
+        done, run = step + 1, self.config.run
+        logged = done % run.log_every == 0 or done == run.steps
+        loss, skip = self._step(step, logged)
+        self.window += torch.stack((torch.where(skip.bool(), 0.0, loss), 1.0 - skip))
+        if not logged:
+            return None
+        line = self._log(done, self.window)
+        self.window = torch.zeros_like(self.window)
+        return line
+
+    def _validate_and_save(self, done: int, stopped: bool) -> None:
+        run, last = self.config.run, done == self.config.run.steps
+        validates = bool(self.inputs.valid) and (done % run.valid_every == 0 or last)
+        saves = done % run.checkpoint_every == 0 or last or stopped
+        if not validates and not saves:
+            return
+        streams_of(run.device).synchronize()  # what is under way is training, not validation
+        with self.clock.paused():
+            better = validates and self._validate(done)
+            if saves or better:
+                self._save(done, best=better)
 
     def _end(self, done: int, stopped: bool, rate: float) -> Result:
         self.lane.close()
@@ -160,7 +175,7 @@ class Loop:
             self.lane.begin(step + 1)
         return result
 
-    def _log(self, done: int, window: Tensor, clock: Clock) -> str:
+    def _log(self, done: int, window: Tensor) -> str:
         """Write one line of metrics; the only place where the host waits for the device."""
         run, optim = self.config.run, self.config.optim
         skipped = self.state.guard.check(self.config.guard.limit, done, self._kept())
@@ -176,7 +191,7 @@ class Loop:
         }
         if uses_alpha(self.config.mode):
             record["alpha"] = self.phases.alpha(done - 1)
-        steps_per_second = clock.lap(done)
+        steps_per_second = self.clock.lap(done)
         record["speed"] = speed = self._speed(steps_per_second)
         self._record(record)
         alpha = f"alpha {record['alpha']:.3f}  " if "alpha" in record else ""
@@ -224,9 +239,9 @@ class Loop:
         self.best = self.psnr_y if better else self.best
         return better
 
-    def _save(self, done: int, window: Tensor, *, best: bool) -> None:
+    def _save(self, done: int, *, best: bool) -> None:
         if not all(p.isfinite().all() for p in self.state.parameters):
             raise UserError(f"weights are not finite at step {done}, so no checkpoint is written; lower optim.lr")
         if self.world.leads:
-            progress = Progress(done, window, self.best, describe(self.config.run, self.world))
+            progress = Progress(done, self.window, self.best, describe(self.config.run, self.world))
             self.checkpoint = self.folder.checkpoints.save(self.state, progress, self.identity, best=best)
