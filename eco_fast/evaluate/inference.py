@@ -1,6 +1,6 @@
 """One image through a network, 8 bit in and 8 bit out, and the state a network is evaluated in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from eco_fast.errors import UserError
+from eco_fast.evaluate.tiles import SMALLEST_TILE, overlap_of, tile_that_fits, tiles
 
+Progress = Callable[[int, int], None]  # done, total
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -19,14 +21,20 @@ def super_resolve(
     *,
     precision: str = "fp32",
     device: torch.device | str | None = None,
+    tile: int | None = None,
+    progress: Progress | None = None,
 ) -> NDArray[np.uint8]:
     """Super-resolve an image, in evaluation mode and without gradients; the network's own mode is restored.
+
+    The image goes through the network as a whole where memory allows it, else in tiles (see `tiles`).
 
     Args:
         network: Maps float (1, 3, h, w) in [0, 1] to (1, 3, scale h, scale w).
         lr: uint8 (h, w, 3).
         precision: "fp32" (no autocast, no TF32), "bf16" or "fp16" (autocast).
         device: Where the network is; by default that of its first parameter.
+        tile: Side of the tiles in LR pixels; None chooses.
+        progress: Called with (tiles done, tiles).
 
     Returns:
         uint8 (scale h, scale w, 3): clamped and rounded half up.
@@ -39,14 +47,60 @@ def super_resolve(
         raise ValueError(f"lr must be uint8 (h, w, 3), not {lr.dtype} {lr.shape}")
     device = device_of(network) if device is None else torch.device(device)
     with evaluating(network, precision, device):
-        # HWC seen as NCHW is channels_last already: one copy to the device, one to float.
-        pixels = torch.from_numpy(np.require(lr, requirements=["C", "W"])).to(device)
-        sr = network(pixels.permute(2, 0, 1)[None].float().div_(255)).float()
-        if not torch.isfinite(sr).all():
-            mend = "check its weights" if precision == "fp32" else f"check its weights, or leave {precision} out"
-            raise UserError(f"the network's output is not finite; {mend}")
-        rounded = sr[0].clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)
-        return rounded.permute(1, 2, 0).contiguous().cpu().numpy()
+        side = tile or tile_that_fits(network, lr.shape[0], lr.shape[1], device)
+        while True:
+            try:
+                return _in_tiles(network, lr, side, device, progress)
+            except torch.OutOfMemoryError:  # the estimate was too low: on a GPU that is said, not deadly
+                side = _smaller(side, lr)
+            except FloatingPointError:
+                mend = "check its weights" if precision == "fp32" else f"check its weights, or leave {precision} out"
+                raise UserError(f"the network's output is not finite; {mend}") from None
+
+
+def _in_tiles(
+    network: nn.Module, lr: NDArray[np.uint8], side: int | None, device: torch.device, progress: Progress | None
+) -> NDArray[np.uint8]:
+    if side is None or side >= max(lr.shape[:2]):
+        return _whole(network, lr, device)
+    parts = list(tiles(lr.shape[0], lr.shape[1], side, overlap_of(network)))
+    sr: NDArray[np.uint8] | None = None
+    for done, part in enumerate(parts, start=1):
+        window = _whole(network, lr[part.top :, part.left :][: part.height, : part.width], device)
+        scale = window.shape[0] // part.height
+        if sr is None:
+            sr = np.empty((lr.shape[0] * scale, lr.shape[1] * scale, 3), dtype=np.uint8)
+        inner = window[part.inner_top * scale :, part.inner_left * scale :]
+        target = sr[(part.top + part.inner_top) * scale :, (part.left + part.inner_left) * scale :]
+        rows, columns = part.inner_height * scale, part.inner_width * scale
+        target[:rows, :columns] = inner[:rows, :columns]
+        if progress is not None:
+            progress(done, len(parts))
+    assert sr is not None
+    return sr
+
+
+def _whole(network: nn.Module, lr: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
+    # HWC seen as NCHW is channels_last already: one copy to the device, one to float.
+    pixels = torch.from_numpy(np.require(lr, requirements=["C", "W"])).to(device)
+    sr = network(pixels.permute(2, 0, 1)[None].float().div_(255)).float()
+    if not torch.isfinite(sr).all():
+        raise FloatingPointError
+    rounded = sr[0].clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)
+    return rounded.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _smaller(side: int | None, lr: NDArray[np.uint8]) -> int:
+    """Half the side of the tiles.
+
+    Raises:
+        UserError: They are as small as they get.
+    """
+    torch.cuda.empty_cache()
+    half = (max(lr.shape[:2]) if side is None else side) // 2
+    if half < SMALLEST_TILE:
+        raise UserError("out of memory with the smallest tiles; close what else runs on the device, or take a CPU")
+    return half
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -35,6 +35,11 @@ class EDSR(nn.Module):
         self.body = nn.Sequential(*residual_blocks, conv3x3(channels, channels))
         self.tail = nn.Sequential(upsampler(scale, channels), FloatConv3x3(channels, 3))
 
+    @property
+    def receptive_radius(self) -> int:
+        """LR pixels that a pixel of the output sees on each side, at most: one for every convolution in its path."""
+        return sum(layer.kernel_size[0] // 2 for layer in self.modules() if isinstance(layer, nn.Conv2d))
+
     def forward(self, x: Tensor) -> Tensor:
         """x (B, 3, h, w) float in [0, 1] -> (B, 3, scale h, scale w) float32, about [0, 1] and not clamped."""
         features = self.head(self.sub_mean(RGB_RANGE * x.float()))

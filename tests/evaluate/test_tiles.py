@@ -1,0 +1,116 @@
+"""Tiled inference against whole images."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from eco_fast.errors import UserError
+from eco_fast.evaluate import inference, tiles
+from eco_fast.evaluate.inference import super_resolve
+from eco_fast.evaluate.tiles import bytes_per_pixel, receptive_radius, tile_that_fits
+from eco_fast.models import build
+
+
+@pytest.mark.parametrize(("height", "width", "side", "overlap"), [(50, 70, 16, 5), (40, 33, 32, 8), (7, 90, 10, 9)])
+def test_tiles_cover_the_image_once(height: int, width: int, side: int, overlap: int) -> None:
+    seen = np.zeros((height, width), dtype=int)
+    sizes = set()
+    for tile in tiles.tiles(height, width, side, overlap):
+        assert 0 <= tile.top <= height - tile.height and 0 <= tile.left <= width - tile.width
+        y, x = tile.top + tile.inner_top, tile.left + tile.inner_left
+        seen[y : y + tile.inner_height, x : x + tile.inner_width] += 1
+        # What surrounds the kept part is there, up to the image's side.
+        assert tile.inner_top >= min(overlap, y) and tile.inner_left >= min(overlap, x)
+        below = tile.height - tile.inner_top - tile.inner_height
+        assert below >= min(overlap, height - y - tile.inner_height)
+        sizes.add((tile.height, tile.width))
+    assert (seen == 1).all() and len(sizes) == 1
+
+
+def smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    x = torch.from_numpy(rng.random((1, 3, height // 4 + 1, width // 4 + 1), dtype=np.float32))
+    large = nn.functional.interpolate(x, size=(height, width), mode="bicubic").clamp(0, 1)
+    return (large[0] * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_tiles_equal_the_whole_image(rng: np.random.Generator, scale: int) -> None:
+    torch.manual_seed(scale)
+    network = build("edsr-tiny", scale, blocks=2, channels=8)
+    lr = smooth(rng, 61, 83)
+    whole = super_resolve(network, lr)
+    assert whole.std() > 1
+    for side in (16, 32, 50):
+        tiled = super_resolve(network, lr, tile=side)
+        off = np.abs(tiled.astype(int) - whole.astype(int))
+        assert off.max() <= 1 and (off > 0).mean() <= 1e-4
+
+
+def test_less_overlap_would_show(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = build("edsr-tiny", 2, blocks=2, channels=8)
+    lr = smooth(rng, 61, 83)
+    whole = super_resolve(network, lr)
+    monkeypatch.setattr(inference, "overlap_of", lambda network: 1)
+    assert (super_resolve(network, lr, tile=16) != whole).mean() > 1e-4
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_radius_is_no_guess(scale: int) -> None:
+    """A pixel so far away leaves the middle as it is, and networks that look further say so."""
+    network = build("edsr-tiny", scale, blocks=2, channels=8)
+    radius = receptive_radius(network)
+    assert radius is not None
+    side = 2 * radius + 3
+    x = torch.rand(1, 3, side, side)
+    changed = x.clone()
+    changed[..., 0, :] = changed[..., -1, :] = 0
+    changed[..., :, 0] = changed[..., :, -1] = 0
+    middle = slice((radius + 1) * scale, (radius + 2) * scale)
+    with torch.no_grad():
+        torch.testing.assert_close(network(changed)[..., middle, middle], network(x)[..., middle, middle])
+    assert receptive_radius(build("rlfn-s", 2)) is None
+
+
+def test_the_tile_follows_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, cpu = build("edsr-tiny", 2, blocks=2, channels=8), torch.device("cpu")
+    each = bytes_per_pixel(network, cpu)
+    assert each == 3 * 4 * 8 * 4  # the upsampler's output: 4 times as many pixels of 8 channels, 4 bytes each, 3 alive
+    monkeypatch.setattr(tiles, "free_memory", lambda device: 1_000_000 * each / 0.8)
+    assert tile_that_fits(network, 1000, 1000, cpu) is None
+    assert tile_that_fits(network, 1000, 1001, cpu) == 1000 - 2 * receptive_radius(network)
+    monkeypatch.setattr(tiles, "free_memory", lambda device: 1000)
+    assert tile_that_fits(network, 1000, 1001, cpu) == 32
+
+
+class Tight(nn.Module):
+    """Runs out of memory above a size, as a GPU would."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit, self.seen = limit, []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x.shape[-1])
+        if x.shape[-1] > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return nn.functional.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def test_tiles_get_smaller_until_they_fit(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "tile_that_fits", lambda *_: None)
+    lr = rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    network = Tight(150)
+    sr = super_resolve(network, lr, device="cpu")
+    assert network.seen[:2] == [300, 150 + 2 * 32] and max(network.seen[2:]) == 75 + 2 * 32
+    np.testing.assert_array_equal(sr, lr.repeat(2, 0).repeat(2, 1))
+    with pytest.raises(UserError, match="smallest tiles"):
+        super_resolve(Tight(10), lr, device="cpu")
+
+
+def test_progress_counts_tiles(rng: np.random.Generator) -> None:
+    seen: list[tuple[int, int]] = []
+    network = build("edsr-tiny", 2, blocks=1, channels=4)
+    super_resolve(network, smooth(rng, 40, 64), tile=32, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
