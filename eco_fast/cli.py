@@ -63,8 +63,15 @@ def train(
     mode: Annotated[str | None, typer.Option("--mode", help="vanilla, kd, eco-centroid, eco or alpha-sample.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Updates of the weights.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run.")] = None,
+    init: Annotated[
+        Path | None, typer.Option("--init", help="Weights to start from, of this scale or another; fresh schedule.")
+    ] = None,
+    lanes: Annotated[str | None, typer.Option("--lanes", help="on, or off: make batches when they are needed.")] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse images that would be converted or left out.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings, the memory and the time of a step; write nothing.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a run in the same folder.")] = False,
@@ -81,9 +88,16 @@ def train(
         "mode": mode,
         "run.steps": steps,
         "run.out": out,
+        "student.init": init,
+        "run.lanes": None if lanes is None else {"on": True, "off": False}.get(lanes, lanes),
         "data.strict": True if strict else None,
     }
     config = load_config(recipe, settings or (), flags)
+    if dry_run:
+        from eco_fast.train.dry_run import describe_run
+
+        describe_run(config)
+        return
     from eco_fast.train.start import train as run_training
 
     run_training(config, resume=resume, force=force)
