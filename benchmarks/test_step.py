@@ -68,7 +68,7 @@ class Bench:
             "optim.clip_value": 0.1,
             "run.steps": STEPS,
             "run.device": "cpu",
-            "run.log_every": 10,
+            "run.log_every": 5 * CASES[self.network][2],
             "run.out": str(self.folder / "run"),
         }
         flags |= {key.replace("__", "."): value for key, value in settings.items()}

@@ -16,8 +16,8 @@ Forward = Callable[[Tensor], Tensor]
 # CUDA graphs are captured by the run itself: those of the compiler share memory between networks that run side by side.
 _MODES = {"default": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 
-PAYS_ON_CPU: frozenset[str] = frozenset()
-"""Networks that a compiled step trains faster on the CPU, as benchmarks/test_step.py measures it."""
+PAYS_ON_CPU = frozenset({("edsr-baseline", "bf16")})
+"""Networks and precisions that a compiled step trains faster on the CPU, as benchmarks/test_step.py measures it."""
 
 
 def missing_tool() -> str | None:
@@ -30,27 +30,28 @@ def missing_tool() -> str | None:
     return None
 
 
-def why_off(network: str, device_type: str) -> str | None:
+def why_off(network: str, device_type: str, precision: str) -> str | None:
     """Why `auto` compiles nothing here; None where it does."""
-    if device_type != "cuda" and network not in PAYS_ON_CPU:
+    if device_type != "cuda" and (network, precision) not in PAYS_ON_CPU:
         return "it was not measured to be faster on a CPU"
     missing = missing_tool()
     return None if missing is None else f"it needs {missing}"
 
 
-def resolve_compile(choice: str, network: str, device_type: str) -> str:
-    """What `auto` means here: on for CUDA, on the CPU for networks that train faster so; off without a compiler.
+def resolve_compile(choice: str, network: str, device_type: str, precision: str) -> str:
+    """What `auto` means here: on for CUDA, on the CPU where it was measured to pay; off without a compiler.
 
     Args:
         choice: auto, off, default or max-autotune.
         network: Its name.
         device_type: "cuda" or "cpu".
+        precision: Resolved.
 
     Raises:
         UserError: Compilation is asked for and cannot be had.
     """
     if choice == "auto":
-        return "default" if why_off(network, device_type) is None else "off"
+        return "default" if why_off(network, device_type, precision) is None else "off"
     missing = missing_tool() if choice != "off" else None
     if missing is not None:
         raise UserError(f"run.compile={choice} needs {missing}; install it, or use --set run.compile=off")

@@ -31,7 +31,7 @@ def resolve(config: Config, previous: Config | None = None) -> Config:
         precision = before.precision if before else ("bf16" if has_fast_bf16(device) else "fp32")
     threads = run.threads or (before.threads if before else torch.get_num_threads())
     compile_: Any = before.compile if before and run.compile == "auto" else run.compile
-    compile_ = resolve_compile(compile_, config.student.name, device)
+    compile_ = resolve_compile(compile_, config.student.name, device, precision)
     update = {"device": device, "precision": precision, "threads": threads, "compile": compile_}
     return config.model_copy(update={"run": run.model_copy(update=update)})
 

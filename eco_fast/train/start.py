@@ -149,7 +149,7 @@ def _with_or_without_graph(config: Config, world: World, inputs: Inputs, display
 
 def _say_what_is_used(config: Config, display: Display) -> None:
     run = config.run
-    reason = why_off(config.student.name, run.device) if run.compile == "off" else None
+    reason = why_off(config.student.name, run.device, run.precision) if run.compile == "off" else None
     off = f" ({reason})" if reason else ""
     graph = ", one CUDA graph per update" if run.graph else ""
     display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}")
