@@ -190,6 +190,38 @@ def data(
 
 
 @app.command()
+def upscale(
+    images: Annotated[list[Path], typer.Argument(help="Images, folders, or text files of paths.")],
+    model: Annotated[Path, typer.Option("--model", help="Run, checkpoint or weights file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder that takes NAME_xS.png.")],
+    name: Annotated[str | None, typer.Option("--name", help="Network of a bare weights file.")] = None,
+    scale: Annotated[int | None, typer.Option("--scale", help="Scale of a bare weights file.")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+    tile: Annotated[
+        int | None, typer.Option("--tile", help="LR pixels of a tile's side; by default as memory allows.")
+    ] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Mean over eight orientations, 8 x slower.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Write pictures beside bicubic too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files.")] = False,
+) -> None:
+    """Enlarge images with a network, to PNG."""
+    from eco_fast.upscale import upscale as run
+
+    run(
+        images,
+        model,
+        out,
+        name=name,
+        scale=scale,
+        precision=precision,
+        tile=tile,
+        ensemble=ensemble,
+        compare=compare,
+        force=force,
+    )
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of the demo's runs and pictures.")] = Path("runs/demo"),
     steps: Annotated[int | None, typer.Option("--steps", help="Updates per network.")] = None,

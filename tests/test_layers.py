@@ -17,8 +17,9 @@ ALLOWED = {  # package -> those of the project that it may import
     "evaluate": {"errors", "files", "data", "models", "eco_kernels"},
     "train": {"errors", "files", "config", "data", "models", "eco", "evaluate", "eco_kernels"},
     "demo": {"errors", "config", "data", "models", "evaluate", "train"},
+    "upscale": {"errors", "files", "data", "models", "evaluate", "train"},
     "bench": {"errors"},
-    "cli": {"errors", "config", "evaluate", "train", "demo", "bench"},
+    "cli": {"errors", "config", "evaluate", "train", "demo", "upscale", "bench"},
     "__main__": {"cli"},
     "__init__": set(),
 }

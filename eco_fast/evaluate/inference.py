@@ -6,12 +6,13 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from eco_fast.errors import UserError
 from eco_fast.evaluate.tiles import SMALLEST_TILE, overlap_of, tile_that_fits, tiles
 
 Progress = Callable[[int, int], None]  # done, total
+Forward = Callable[[Tensor], Tensor]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -22,6 +23,7 @@ def super_resolve(
     precision: str = "fp32",
     device: torch.device | str | None = None,
     tile: int | None = None,
+    ensemble: bool = False,
     progress: Progress | None = None,
 ) -> NDArray[np.uint8]:
     """Super-resolve an image, in evaluation mode and without gradients; the network's own mode is restored.
@@ -34,6 +36,7 @@ def super_resolve(
         precision: "fp32" (no autocast, no TF32), "bf16" or "fp16" (autocast).
         device: Where the network is; by default that of its first parameter.
         tile: Side of the tiles in LR pixels; None chooses.
+        ensemble: The mean over the image's eight orientations (self-ensemble; Timofte et al., CVPR 2016).
         progress: Called with (tiles done, tiles).
 
     Returns:
@@ -47,10 +50,12 @@ def super_resolve(
         raise ValueError(f"lr must be uint8 (h, w, 3), not {lr.dtype} {lr.shape}")
     device = device_of(network) if device is None else torch.device(device)
     with evaluating(network, precision, device):
+        forward: Forward = (lambda x: _mean_of_eight(network, x)) if ensemble else network
+        overlap = overlap_of(network)
         side = tile or tile_that_fits(network, lr.shape[0], lr.shape[1], device)
         while True:
             try:
-                return _in_tiles(network, lr, side, device, progress)
+                return _in_tiles(forward, lr, side, overlap, device, progress)
             except torch.OutOfMemoryError:  # the estimate was too low: on a GPU that is said, not deadly
                 side = _smaller(side, lr)
             except FloatingPointError:
@@ -59,14 +64,19 @@ def super_resolve(
 
 
 def _in_tiles(
-    network: nn.Module, lr: NDArray[np.uint8], side: int | None, device: torch.device, progress: Progress | None
+    forward: Forward,
+    lr: NDArray[np.uint8],
+    side: int | None,
+    overlap: int,
+    device: torch.device,
+    progress: Progress | None,
 ) -> NDArray[np.uint8]:
     if side is None or side >= max(lr.shape[:2]):
-        return _whole(network, lr, device)
-    parts = list(tiles(lr.shape[0], lr.shape[1], side, overlap_of(network)))
+        return _whole(forward, lr, device)
+    parts = list(tiles(lr.shape[0], lr.shape[1], side, overlap))
     sr: NDArray[np.uint8] | None = None
     for done, part in enumerate(parts, start=1):
-        window = _whole(network, lr[part.top :, part.left :][: part.height, : part.width], device)
+        window = _whole(forward, lr[part.top :, part.left :][: part.height, : part.width], device)
         scale = window.shape[0] // part.height
         if sr is None:
             sr = np.empty((lr.shape[0] * scale, lr.shape[1] * scale, 3), dtype=np.uint8)
@@ -80,14 +90,27 @@ def _in_tiles(
     return sr
 
 
-def _whole(network: nn.Module, lr: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
+def _whole(forward: Forward, lr: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
     # HWC seen as NCHW is channels_last already: one copy to the device, one to float.
     pixels = torch.from_numpy(np.require(lr, requirements=["C", "W"])).to(device)
-    sr = network(pixels.permute(2, 0, 1)[None].float().div_(255)).float()
+    sr = forward(pixels.permute(2, 0, 1)[None].float().div_(255)).float()
     if not torch.isfinite(sr).all():
         raise FloatingPointError
     rounded = sr[0].clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)
     return rounded.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _mean_of_eight(network: nn.Module, x: Tensor) -> Tensor:
+    """Turn the image, super-resolve it, turn the result back; orientations as in the sampler's plans."""
+    total: Tensor | None = None
+    for turn in range(8):
+        flips = [axis for axis, bit in ((3, 1), (2, 2)) if turn & bit]
+        turned = x.flip(flips).transpose(2, 3) if turn & 4 else x.flip(flips)
+        sr = network(turned.contiguous(memory_format=torch.channels_last)).float()
+        back = (sr.transpose(2, 3) if turn & 4 else sr).flip(flips)
+        total = back if total is None else total.add_(back)
+    assert total is not None
+    return total.div_(8)
 
 
 def _smaller(side: int | None, lr: NDArray[np.uint8]) -> int:

@@ -36,7 +36,12 @@ class Crop(NamedTuple):
 
 
 def save_comparison(
-    path: Path, panels: Sequence[tuple[str, _Image]], *, border: int = 4, crop: Crop | None = None
+    path: Path,
+    panels: Sequence[tuple[str, _Image]],
+    *,
+    border: int = 4,
+    crop: Crop | None = None,
+    figures: bool = True,
 ) -> Crop:
     """Write a PNG: the whole last image with the crop's frame, then the crop of every panel, zoomed, with its PSNR-Y.
 
@@ -46,7 +51,8 @@ def save_comparison(
         path: The PNG; its folder is made.
         panels: Titles and uint8 (H, W, 3) images of one size, in order; the last one is the original.
         border: Pixels cropped for the PSNR: the scale.
-        crop: The window; by default the one where the first panel is worst.
+        crop: The window; by default the one where the first panel differs most from the last.
+        figures: False where the last one is no original: nothing is measured against it.
 
     Returns:
         The window shown.
@@ -79,8 +85,9 @@ def save_comparison(
         zoomed = np.ascontiguousarray(crop.of(image)).repeat(zoom, axis=0).repeat(zoom, axis=1)
         canvas.paste(Image.fromarray(zoomed), (left, _GAP))
         draw.text((left, text_top), title, _TEXT, title_font)
-        figure = "original" if image is original else f"{psnr_y(image, original, border):.2f} dB"
-        draw.text((left, text_top + _FONT + 5), figure, _FAINT, small_font)
+        if figures:
+            figure = "original" if image is original else f"{psnr_y(image, original, border):.2f} dB"
+            draw.text((left, text_top + _FONT + 5), figure, _FAINT, small_font)
     with _writing(path):
         canvas.save(path, format="PNG")
     return crop

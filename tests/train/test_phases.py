@@ -13,9 +13,9 @@ from eco_fast.data.sampler import Sampler
 from eco_fast.eco.teacher import freeze
 from eco_fast.train.batch_maker import BatchMaker
 from eco_fast.train.lane import Lane
-from eco_fast.train.start import train
 from eco_fast.train.online import OnlineTeacher
 from eco_fast.train.phases import Phases
+from eco_fast.train.start import train
 from tests.train.test_online import Nearest, cached, training_set
 
 STEPS = 100

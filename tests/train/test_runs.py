@@ -1,6 +1,7 @@
 """What a run keeps, says and refuses: checkpoints, starts from other weights, memory, collapse, the log."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from eco_fast.config import load_config
 from eco_fast.errors import UserError
 from eco_fast.models.weights import load_network
+from eco_fast.train import batch_maker
 from eco_fast.train.checkpoint import Checkpoints, Progress
 from eco_fast.train.guard import CollapseGuard
 from eco_fast.train.loop import Result
 from eco_fast.train.start import out_of_memory_named, train
-from eco_fast.train.step import StudentStep
+from eco_fast.train.step import Batch, StudentStep
 
 TINY = {"student.options": {"blocks": 1, "channels": 4}, "data.patch": 8, "data.batch": 2, "run.device": "cpu"}
 
@@ -101,9 +103,9 @@ def test_the_log_holds_a_budget(photos: Path, tmp_path: Path) -> None:
 )
 def test_full_memory_is_one_line(error: Exception) -> None:
     config = load_config("edsr-tiny", flags=TINY)
-    with pytest.raises(UserError, match=r"data\.batch=2 and data\.patch=8.*optim\.accumulate=2") as caught:
-        with out_of_memory_named(config):
-            raise error
+    line = r"data\.batch=2 and data\.patch=8.*optim\.accumulate=2"
+    with pytest.raises(UserError, match=line) as caught, out_of_memory_named(config):
+        raise error
     assert "\n" not in str(caught.value)
 
 
@@ -164,3 +166,35 @@ class Dead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.colour * torch.ones((len(x), 3, 2 * x.shape[2], 2 * x.shape[3]))
+
+
+def test_tensorboard_gets_every_number(photos: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run(photos, tmp_path / "run", run__tensorboard=True, data__valid=photos)
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    names = set(events.Tags()["scalars"])
+    assert {"train/loss", "train/lr", "train/speed/patches_per_second", "train/speed/budget/student"} <= names
+    assert [event.step for event in events.Scalars("valid/psnr_y")] == [6]
+
+
+def test_tensorboard_is_missing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"pip install \"eco-fast\[tensorboard\]\""):
+        run(photos, tmp_path / "run", run__tensorboard=True)
+
+
+def test_nan_from_some_step_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run ends with a line that names a checkpoint, which loads, and whose weights are of before."""
+    made, steps = batch_maker.make_batch, iter(range(1000))
+
+    def broken(*arguments: object) -> Batch:
+        batch = made(*arguments)
+        return batch if next(steps) < 8 else batch._replace(x=batch.x * torch.nan)
+
+    monkeypatch.setattr(batch_maker, "make_batch", broken)
+    settings = {"run__steps": 100, "run__checkpoint_every": 5, "guard__limit": 4}
+    with pytest.raises(UserError, match=r"updates before step 12 were skipped.*the last checkpoint is .*step-00000010"):
+        run(photos, tmp_path / "run", **settings)
+    network = load_network(tmp_path / "run")
+    assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
