@@ -113,7 +113,13 @@ def evaluate(
     model: Annotated[str | None, typer.Option("--model", help="Network of a bare weights file.")] = None,
     scale: Annotated[int | None, typer.Option("--scale", help="Scale of a bare weights file.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+    raw: Annotated[bool, typer.Option("--raw", help="Take a run's weights instead of their average.")] = False,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Mean over eight orientations, 8 x slower.")] = False,
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="ROW", help="Print published figures too: edsr-x4-eco, ...")
+    ] = None,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write those of every image.")] = None,
     pictures: Annotated[
         Path | None, typer.Option("--pictures", metavar="DIR", help="Write side-by-side pictures.")
     ] = None,
@@ -129,7 +135,11 @@ def evaluate(
         model=model,
         scale=scale,
         precision=precision,
+        raw=raw,
+        ensemble=ensemble,
+        reference=reference,
         json_file=json,
+        csv_file=csv,
         pictures=pictures,
         strict=strict,
     )

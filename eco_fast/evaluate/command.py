@@ -1,10 +1,12 @@
 """`eco-fast eval`: one network on several data sets, beside bicubic."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -13,8 +15,16 @@ from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair, benchmark_name, load_benchmark
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import PRECISIONS
-from eco_fast.evaluate.report import SetScores, document, print_scores, save_comparison, write_document
-from eco_fast.evaluate.run import OnImage, evaluate
+from eco_fast.evaluate.published import published
+from eco_fast.evaluate.report import (
+    SetScores,
+    document,
+    print_scores,
+    save_comparison,
+    write_document,
+    write_images,
+)
+from eco_fast.evaluate.run import OnImage, Scores, evaluate
 from eco_fast.models.weights import load_network, read_weights, weights_file
 
 
@@ -26,7 +36,11 @@ def evaluate_checkpoint(
     model: str | None = None,
     scale: int | None = None,
     precision: str = "fp32",
+    raw: bool = False,
+    ensemble: bool = False,
+    reference: str | None = None,
     json_file: Path | None = None,
+    csv_file: Path | None = None,
     pictures: Path | None = None,
     strict: bool = False,
 ) -> dict[str, SetScores]:
@@ -39,7 +53,11 @@ def evaluate_checkpoint(
         model: Network of a bare weights file.
         scale: Scale of a bare weights file.
         precision: "fp32", "bf16" or "fp16".
+        raw: Take a run's weights themselves instead of their average.
+        ensemble: The mean over eight orientations.
+        reference: Print published figures too, such as `edsr-x4-eco` (see `published`).
         json_file: Takes the figures (see `document`).
+        csv_file: Takes those of every image.
         pictures: Folder that takes `SET/IMAGE.png`.
         strict: Refuse images that would be converted.
 
@@ -50,22 +68,55 @@ def evaluate_checkpoint(
         raise UserError(f"unknown precision {precision!r}; take one of {', '.join(PRECISIONS)}")
     if lr_dir is not None and len(data) > 1:
         raise UserError("--lr belongs to one data set, but several are named; evaluate them one by one")
-    console = Console(highlight=False)
-    network = load_network(checkpoint, name=model, scale=scale)
+    beside = None if reference is None else published(reference)
+    rank, size = _processes()
+    console = Console(highlight=False, quiet=rank > 0)
+    network = load_network(checkpoint, name=model, scale=scale, raw=raw)
     scale = int(network.scale)  # type: ignore[arg-type]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    label = model or _name_in(checkpoint) or type(network).__name__.lower()
+    label = model or _name_in(checkpoint) or str(getattr(network, "architecture", type(network).__name__)).lower()
+    label += " x8" if ensemble else ""
     results: dict[str, SetScores] = {}
     for name, pairs in _load(data, scale, lr_dir, strict, console).items():
         draw = None if pictures is None else _drawing(pictures / name, label, scale)
-        bicubic = evaluate(None, pairs, scale)
+        mine = pairs[rank::size]
+        bicubic = evaluate(None, mine, scale)
         with console.status(f"{name}: {len(pairs)} images"):
-            results[name] = SetScores(evaluate(network, pairs, scale, precision=precision, on_image=draw), bicubic)
-    print_scores(results, model=label, scale=scale, precision=precision, console=console)
-    if json_file is not None:
+            ours = evaluate(network, mine, scale, precision=precision, ensemble=ensemble, on_image=draw)
+        results[name] = SetScores(_gathered(ours, size), _gathered(bicubic, size))
+    print_scores(results, model=label, scale=scale, precision=precision, beside=beside, console=console)
+    if json_file is not None and rank == 0:
         write_document(json_file, document(results, model=label, scale=scale, precision=precision))
+    if csv_file is not None and rank == 0:
+        write_images(csv_file, results)
+    if size > 1:
+        dist.destroy_process_group()
     return results
+
+
+def _processes() -> tuple[int, int]:
+    """Rank and number of the processes that torchrun started; joins them."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return 0, 1
+    dist.init_process_group("gloo")
+    return dist.get_rank(), size
+
+
+def _gathered(scores: Scores, size: int) -> Scores:
+    """The figures of all images, in their order, of processes that took every `size`-th one."""
+    if size == 1:
+        return scores
+    parts: list[Scores] = [scores] * size
+    dist.all_gather_object(parts, scores)
+    number = sum(len(part.names) for part in parts)
+    order = [(i % size, i // size) for i in range(number)]
+    return Scores(
+        [parts[p].names[i] for p, i in order],
+        [parts[p].psnr[i] for p, i in order],
+        [(parts[p].ssim or [])[i] for p, i in order],
+    )
 
 
 def _name_in(checkpoint: Path) -> str | None:

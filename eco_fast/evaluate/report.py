@@ -1,5 +1,7 @@
 """Figures for people and for programs: tables, the JSON document, pictures."""
 
+import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,7 @@ __all__ = [
     "save_comparison",
     "save_curves",
     "write_document",
+    "write_images",
 ]
 
 
@@ -56,14 +59,24 @@ def print_rows(rows: Sequence[Row], *, title: str, console: Console | None = Non
 
 
 def print_scores(
-    results: Mapping[str, SetScores], *, model: str, scale: int, precision: str, console: Console | None = None
+    results: Mapping[str, SetScores],
+    *,
+    model: str,
+    scale: int,
+    precision: str,
+    beside: Mapping[str, tuple[float, float]] | None = None,
+    console: Console | None = None,
 ) -> None:
-    """Print a network beside bicubic, one line per set, under the protocol's name."""
+    """Print a network beside bicubic, one line per set, under the protocol's name; `beside` are published figures."""
     header = ("data", "images", "bicubic PSNR-Y", "SSIM-Y", f"{model} PSNR-Y", "SSIM-Y", "gain dB")
-    table = _table(*header)
+    table = _table(*header, *(() if beside is None else ("published PSNR-Y", "SSIM-Y")))
     for name, (scores, bicubic) in results.items():
-        figures = (_decibel(bicubic), _similarity(bicubic), _decibel(scores), _similarity(scores))
-        table.add_row(name, str(len(scores.names)), *figures, _difference(scores, bicubic))
+        cells = [_decibel(bicubic), _similarity(bicubic), _decibel(scores), _similarity(scores)]
+        cells.append(_difference(scores, bicubic))
+        if beside is not None:
+            psnr, ssim = beside.get(name, (None, None))
+            cells += ["" if psnr is None else f"{psnr:.2f}", "" if ssim is None else f"{ssim:.4f}"]
+        table.add_row(name, str(len(scores.names)), *cells)
     _print(f"{model} x{scale}, {precision}", table, console)
 
 
@@ -91,12 +104,30 @@ def write_document(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    _write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; name another file") from error
+
+
+def write_images(path: Path, results: Mapping[str, SetScores]) -> None:
+    """Write CSV with a line per image: its set and name, PSNR-Y and SSIM-Y of the network and of bicubic.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["data", "image", "psnr_y", "ssim_y", "bicubic_psnr_y", "bicubic_ssim_y"])
+    for name, (scores, bicubic) in results.items():
+        columns = [scores.names, scores.psnr, scores.ssim or [], bicubic.psnr, bicubic.ssim or []]
+        writer.writerows([name, image, *map(repr, figures)] for image, *figures in zip(*columns, strict=True))
+    _write(path, text.getvalue())
 
 
 def _table(first: str, *figures: str) -> Table:
@@ -111,8 +142,9 @@ def _print(title: str, table: Table, console: Console | None) -> None:
     console = console or Console(highlight=False)
     # Not the table's own title, which would be folded to the table's width.
     console.print(f"{title}\n{PROTOCOL}", markup=False, soft_wrap=True)
-    # A pipe has no width: numbers cut to a guessed one are worth nothing.
-    console.print(table, width=None if console.is_terminal else max(console.width, 120))
+    if not console.is_terminal:  # a pipe has no width: numbers cut to a guessed one are worth nothing
+        console.width = max(console.width, 160)
+    console.print(table)
 
 
 def _means(scores: Scores) -> dict[str, float | None]:

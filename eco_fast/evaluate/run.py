@@ -51,6 +51,7 @@ def evaluate(
     ssim: bool = True,
     precision: str = "fp32",
     device: torch.device | str | None = None,
+    ensemble: bool = False,
     on_image: OnImage | None = None,
 ) -> Scores:
     """Super-resolve every LR image and compare with HR by the protocol of `metrics`.
@@ -65,6 +66,7 @@ def evaluate(
         ssim: Compute SSIM too.
         precision: As in `super_resolve`.
         device: As in `super_resolve`.
+        ensemble: As in `super_resolve`.
         on_image: Called in the order of the pairs with (pair, SR uint8, PSNR-Y, SSIM-Y or None).
 
     Raises:
@@ -89,7 +91,7 @@ def evaluate(
             if network is None:
                 sr = bicubic_upsample(pair.lr, scale)
             else:
-                sr = super_resolve(network, pair.lr, precision=precision, device=device)
+                sr = super_resolve(network, pair.lr, precision=precision, device=device, ensemble=ensemble)
             if sr.shape != pair.hr.shape:
                 raise UserError(
                     f"the network makes {_size(sr)} of {_size(pair.lr)} pixels, which is not x{scale}; "

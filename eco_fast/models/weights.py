@@ -104,16 +104,18 @@ def load_matching(network: nn.Module, path: Path | str) -> str:
     return _report(path, own, fitting)
 
 
-def load_network(path: Path | str, name: str | None = None, scale: int | None = None) -> nn.Module:
+def load_network(
+    path: Path | str, name: str | None = None, scale: int | None = None, *, raw: bool = False
+) -> nn.Module:
     """The network at `path`, in eval mode, float32 on the CPU, with gradients off.
 
-    `path` is a file, a checkpoint folder (its EMA weights if it has them) or a run folder (its newest checkpoint).
-    Files written here tell `name` and `scale`; bare files are recognised by shape where those are left out: as networks
-    of this package, else by the library spandrel. EDSR and RCAN files without mean shifts get the published ones; a
+    `path` is a file, a checkpoint folder (its EMA weights if it has them, unless `raw`) or a run folder (its newest
+    checkpoint). Files written here tell `name` and `scale`; bare files are recognised by shape where those are left
+    out: as networks of this package, else by the library spandrel. EDSR and RCAN files without mean shifts get the published ones; a
     RCAN trained without them is to be named `spandrel:RCAN`. Draws nothing from torch's generator. Raises UserError as
     `read_weights` and `load_into` do, and where `name` or `scale` contradicts the file.
     """
-    path = weights_file(Path(path))
+    path = weights_file(Path(path), raw=raw)
     state, metadata = read_weights(path)
     named = named_in(metadata, shapes_of(state), path)
     if named is not None:
@@ -170,27 +172,27 @@ def _unfilled(name: str, scale: int, options: Mapping[str, Any]) -> nn.Module:
         return build(name, scale, **options)
 
 
-def weights_file(path: Path) -> Path:
-    """The file that a run folder, a checkpoint folder or a file stands for."""
+def weights_file(path: Path, *, raw: bool = False) -> Path:
+    """The file that a run folder, a checkpoint folder or a file stands for; `raw` passes over an average."""
     if not path.is_dir():
         return path
     checkpoints = path / "checkpoints"
     if not checkpoints.is_dir():
-        file = _in_checkpoint(path)
+        file = _in_checkpoint(path, raw)
         if file is None:
             raise UserError(f"{path} holds no weights; give a run folder, a checkpoint folder or a weights file")
         return file
     # Folders still being written start with "." or end in ".tmp", so the pattern passes over them.
     steps = [(int(m[1]), p) for p in checkpoints.iterdir() if (m := _STEP_FOLDER.fullmatch(p.name))]
     for _, folder in sorted(steps, reverse=True):
-        if file := _in_checkpoint(folder):
+        if file := _in_checkpoint(folder, raw):
             return file
     raise UserError(f"{path} has no finished checkpoint yet; train longer or give a weights file")
 
 
-def _in_checkpoint(folder: Path) -> Path | None:
-    candidates = (folder / "ema.safetensors", folder / "weights.safetensors")
-    return next((file for file in candidates if file.is_file()), None)
+def _in_checkpoint(folder: Path, raw: bool) -> Path | None:
+    candidates = ("weights.safetensors",) if raw else ("ema.safetensors", "weights.safetensors")
+    return next((folder / name for name in candidates if (folder / name).is_file()), None)
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:

@@ -3,12 +3,9 @@
 Arguments are checked by `eco_kernels.functional` before they come here. `rounding="matlab"` is exact, not close.
 """
 
-from collections.abc import Iterable
 from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from eco_kernels.bicubic import REACH, bands, interleaved_bands
@@ -17,8 +14,6 @@ from eco_kernels.layout import memory_format
 
 # Elements of the loss worked on at a time: a handful of fp32 buffers of this size stay in a core's L2 cache.
 _LOSS_CHUNK = 1 << 17
-
-_SMALL_PATCH = 64  # pixels
 
 # The fp32 number just below one half. `floor(x + _HALF)` rounds x >= 0 half up for every fp32 x; with 0.5 the sum
 # rounds 0.49999997 up to 1.
@@ -196,9 +191,6 @@ def _slices(
     width = widths[index].long()
     start = offsets[index] + (top * width + left) * channels
     places = zip(start.tolist(), width.tolist(), orientation.tolist(), strict=True)
-    if patch <= _SMALL_PATCH:
-        _small_slices(store.numpy(), out.numpy(), places)
-        return out
     skipped = int(store.storage_offset())
     for target, (first, columns, turn) in zip(out, places, strict=True):
         cut = store.as_strided((patch, patch, channels), (columns * channels, channels, 1), first + skipped)
@@ -210,17 +202,6 @@ def _slices(
         else:
             target.copy_(cut)
     return out
-
-
-def _small_slices(store: NDArray[np.uint8], out: NDArray[np.uint8], places: Iterable[tuple[int, int, int]]) -> None:
-    """The same by NumPy, whose calls cost a tenth of PyTorch's and whose strided copies are slow only in the large."""
-    patch, channels = out.shape[1], out.shape[3]
-    pixel = f"V{channels}"
-    targets = out.view(pixel)[..., 0]
-    for target, (first, columns, turn) in zip(targets, places, strict=True):
-        cut = np.ndarray((patch, patch), pixel, store, first, (columns * channels, channels))
-        cut = cut[:: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
-        target[...] = cut.T if turn & 4 else cut
 
 
 @lru_cache(maxsize=8)
