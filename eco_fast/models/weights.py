@@ -111,9 +111,9 @@ def load_network(
 
     `path` is a file, a checkpoint folder (its EMA weights if it has them, unless `raw`) or a run folder (its newest
     checkpoint). Files written here tell `name` and `scale`; bare files are recognised by shape where those are left
-    out: as networks of this package, else by the library spandrel. EDSR and RCAN files without mean shifts get the published ones; a
-    RCAN trained without them is to be named `spandrel:RCAN`. Draws nothing from torch's generator. Raises UserError as
-    `read_weights` and `load_into` do, and where `name` or `scale` contradicts the file.
+    out: as networks of this package, else by the library spandrel. EDSR and RCAN files without mean shifts get the
+    published ones; a RCAN trained without them is to be named `spandrel:RCAN`. Draws nothing from torch's generator.
+    Raises UserError as `read_weights` and `load_into` do, and where `name` or `scale` contradicts the file.
     """
     path = weights_file(Path(path), raw=raw)
     state, metadata = read_weights(path)
