@@ -243,6 +243,33 @@ def demo(
     run_demo(out, steps=steps, force=force)
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run, checkpoint or weights file.")],
+    kind: Annotated[str, typer.Option("--format", help="safetensors, basicsr (.pth) or onnx.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="By default NETWORK-xSCALE in the current folder.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Take a run's weights instead of their average.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file.")] = False,
+) -> None:
+    """Write the weights of a run in a format of others."""
+    from eco_fast.export import export as run_export
+
+    run_export(run, kind, out, raw=raw, force=force)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PNG", help="Takes the curves.")] = Path("compare.png"),
+) -> None:
+    """Compare the validation of runs, over steps and over time."""
+    from eco_fast.compare import compare_runs
+
+    compare_runs(runs, out)
+
+
 bench = typer.Typer(help="Measure how fast things are.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
