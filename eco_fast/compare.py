@@ -95,7 +95,7 @@ def _minutes(times: Sequence[float]) -> list[float]:
     gaps = [max(0.0, (after - before) / 60) for before, after in pairwise(times)]
     usual = statistics.median(gaps) if gaps else 0.0
     longest = max(_PAUSE, _PAUSE * usual)
-    return list(accumulate((usual if gap > longest else gap for gap in gaps), initial=0.0))
+    return list(accumulate((usual if gap > longest else gap for gap in gaps), initial=0.0))[: len(times)]
 
 
 def _labels(runs: Sequence[Path]) -> dict[str, Path]:
