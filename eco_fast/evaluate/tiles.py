@@ -43,16 +43,28 @@ def receptive_radius(network: nn.Module) -> int | None:
 
 
 def tiles(height: int, width: int, side: int, overlap: int) -> Iterator[Tile]:
-    """Windows that cover an image of LR pixels, all of one size: `side` and `overlap` on each side, or the image's.
+    """Windows of one size that cover an image; all in LR pixels.
 
-    A window slides to lie inside the image: where it ends at a side of the image that is the true border.
+    The image is split evenly into parts of at most `side` pixels a side, and `overlap` pixels are added where an image
+    goes on. A window slides to lie inside the image: where it ends at a side of the image that is the true border.
     """
-    rows, columns = min(side + 2 * overlap, height), min(side + 2 * overlap, width)
-    for y in range(0, height, side):
-        for x in range(0, width, side):
-            top, left = (min(max(at - overlap, 0), room) for at, room in ((y, height - rows), (x, width - columns)))
-            inner = (min(side, height - y), min(side, width - x))
-            yield Tile(top, left, rows, columns, y - top, x - left, *inner)
+    for y, rows in _parts(height, side):
+        for x, columns in _parts(width, side):
+            (top, tall), (left, wide) = _window(y, height, side, overlap), _window(x, width, side, overlap)
+            yield Tile(top, left, tall, wide, y - top, x - left, rows, columns)
+
+
+def _parts(length: int, side: int) -> list[tuple[int, int]]:
+    """Start and length of even parts."""
+    step = -(-length // -(-length // side))
+    return [(start, min(step, length - start)) for start in range(0, length, step)]
+
+
+def _window(start: int, length: int, side: int, overlap: int) -> tuple[int, int]:
+    """Start and length of what a part is computed from; of two parts each has one neighbour, of more up to two."""
+    parts = _parts(length, side)
+    size = min(parts[0][1] + overlap * min(len(parts) - 1, 2), length)
+    return min(max(start - overlap, 0), length - size), size
 
 
 def tile_that_fits(network: nn.Module, height: int, width: int, device: torch.device) -> int | None:

@@ -103,7 +103,7 @@ def test_tiles_get_smaller_until_they_fit(rng: np.random.Generator, monkeypatch:
     lr = rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)
     network = Tight(150)
     sr = super_resolve(network, lr, device="cpu")
-    assert network.seen[:2] == [300, 150 + 2 * 32] and max(network.seen[2:]) == 75 + 2 * 32
+    assert network.seen[:2] == [300, 150 + 32] and max(network.seen[2:]) == 75 + 2 * 32
     np.testing.assert_array_equal(sr, lr.repeat(2, 0).repeat(2, 1))
     with pytest.raises(UserError, match="smallest tiles"):
         super_resolve(Tight(10), lr, device="cpu")

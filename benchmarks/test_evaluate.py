@@ -1,0 +1,112 @@
+"""Evaluation and inference: what metrics, files and tiles cost."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rows import Record
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from eco_fast.data.notes import Notes
+from eco_fast.data.store import bicubic_lr
+from eco_fast.evaluate.benchmark import load_benchmark
+from eco_fast.evaluate.inference import super_resolve
+from eco_fast.evaluate.metrics import both, luma
+from eco_fast.evaluate.run import evaluate
+from eco_fast.models import build
+
+SCALE, ROUNDS = 4, 5
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth noise; metrics and networks take the same time for photographs."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 12 + 1, width // 12 + 1, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def in_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, run in contestants.items():
+            started = time.perf_counter()
+            run()
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+@pytest.mark.benchmark(group="metrics")
+def test_metrics(benchmark: Any, record: Record, quick: bool) -> None:
+    """PSNR-Y and SSIM-Y of one pair against scikit-image by the same protocol."""
+    height, width = (339, 510) if quick else (1356, 2040)
+    hr = photo(height, width)
+    sr = np.clip(hr.astype(int) + np.random.default_rng(1).integers(-9, 10, hr.shape), 0, 255).astype(np.uint8)
+
+    def by_skimage() -> tuple[float, float]:
+        ours, theirs = (luma(image)[SCALE:-SCALE, SCALE:-SCALE] for image in (sr, hr))
+        _, similarity = structural_similarity(
+            theirs, ours, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+        )
+        return peak_signal_noise_ratio(theirs, ours, data_range=255), float(similarity[5:-5, 5:-5].mean())
+
+    np.testing.assert_allclose(both(sr, hr, SCALE), by_skimage(), rtol=1e-6)
+    seconds = in_turns({"product": lambda: both(sr, hr, SCALE), "skimage": by_skimage}, 1 if quick else ROUNDS)
+    record(
+        f"PSNR-Y and SSIM-Y, {width} x {height}",
+        "scikit-image",
+        seconds=round(seconds["product"], 4),
+        skimage_seconds=round(seconds["skimage"], 4),
+        ratio=round(seconds["skimage"] / seconds["product"], 2),
+        goal="< 0.5 s, ratio >= 5",
+    )
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+@pytest.mark.benchmark(group="evaluation")
+def test_overhead_of_evaluation(benchmark: Any, record: Record, tmp_path: Path, quick: bool) -> None:
+    """Files, LR, metrics and all, against the network alone."""
+    torch.manual_seed(0)
+    network = build("edsr-baseline", SCALE).to(memory_format=torch.channels_last)
+    for i in range(2 if quick else 4):
+        Image.fromarray(photo(160 if quick else 480, 160 if quick else 640, i)).save(tmp_path / f"{i}.png")
+    lrs = [bicubic_lr(np.array(Image.open(path)), SCALE) for path in sorted(tmp_path.iterdir())]
+    contestants = {
+        "inference": lambda: [super_resolve(network, lr) for lr in lrs],
+        "evaluation": lambda: evaluate(network, load_benchmark(tmp_path, SCALE, None, Notes()), SCALE),
+    }
+    seconds = in_turns(contestants, 1 if quick else ROUNDS)
+    overhead = seconds["evaluation"] / seconds["inference"] - 1
+    record(
+        "evaluation over inference, edsr-baseline",
+        seconds=round(seconds["inference"], 3),
+        goal="<= 5 %",
+        overhead_percent=round(100 * overhead, 2),
+    )
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+@pytest.mark.benchmark(group="tiles")
+def test_tiles(benchmark: Any, record: Record, quick: bool) -> None:
+    """Tiles against the whole image, where that fits."""
+    torch.manual_seed(0)
+    network = build("edsr-baseline", SCALE).to(memory_format=torch.channels_last)
+    lr = photo(96, 128) if quick else photo(540, 960)
+    sides = (64,) if quick else (480, 270)
+    contestants: dict[str, Callable[[], object]] = {"whole": lambda: super_resolve(network, lr)}
+    contestants |= {f"tiles of {side}": lambda side=side: super_resolve(network, lr, tile=side) for side in sides}
+    seconds = in_turns(contestants, 1 if quick else 3)
+    for name, value in seconds.items():
+        record(
+            f"edsr-baseline x{SCALE}, {lr.shape[1]} x {lr.shape[0]}, {name}",
+            seconds=round(value, 3),
+            ratio=round(value / seconds["whole"], 3),
+            goal="<= 1.1",
+        )
+    benchmark.pedantic(lambda: None, rounds=1)
