@@ -6,7 +6,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ def export(run: Path, kind: str, out: Path | None = None, *, raw: bool = False, 
     out = out or Path(_label(network, header) + _EXTENSIONS[kind])
     _refuse(out, kind, force)
     if kind == "onnx":
+        print("tracing for ONNX; deep networks take minutes", flush=True)
         content, difference = to_onnx(network, header)
         lines = [f"onnxruntime and PyTorch differ by at most {difference:.1e}"]
         _write(out, content)
@@ -238,7 +239,8 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        nowhere = io.StringIO()
+        with warnings.catch_warnings(action="ignore"), redirect_stdout(nowhere), redirect_stderr(nowhere):
             yield
     finally:
         logging.disable(before)
