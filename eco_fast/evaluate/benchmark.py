@@ -1,7 +1,9 @@
 """Pairs of LR and HR images to evaluate on: a folder of HR images, or the layout of the published sets."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +12,11 @@ from numpy.typing import NDArray
 
 from eco_fast.data.images import crop_to_multiple, find_images, read_image
 from eco_fast.data.notes import Notes, first_names
-from eco_fast.data.store import bicubic_lr
+from eco_fast.data.store import bicubic_lr, one_torch_thread
 from eco_fast.errors import UserError
 from eco_fast.evaluate.metrics import SSIM_WINDOW
+
+_MAX_LOADERS = 16  # threads
 
 
 class Pair(NamedTuple):
@@ -45,28 +49,37 @@ def load_benchmark(path: Path, scale: int, lr_dir: Path | None, notes: Notes) ->
     if lr_dir is None and root != path and published.is_dir():
         lr_dir = published
     lr_files = None if lr_dir is None else _match(list(files), Path(lr_dir), scale)
-    pairs: list[Pair] = []
-    wrong: list[str] = []
-    for name, file in files.items():
-        whole = read_image(file, notes)
-        hr = crop_to_multiple(whole, scale)
-        if min(hr.shape[:2]) < 2 * scale + SSIM_WINDOW:
-            raise UserError(
-                f"{file} is too small to evaluate at x{scale}; "
-                f"leave it out, or give images of at least {2 * scale + SSIM_WINDOW} pixels a side"
-            )
-        if hr.shape != whole.shape:
-            notes.add(f"images cropped to a multiple of {scale}", file.name, tolerated=True)
-        lr = bicubic_lr(hr, scale) if lr_files is None else read_image(lr_files[name], notes)
-        if (lr.shape[0] * scale, lr.shape[1] * scale) != hr.shape[:2]:
-            wrong.append(f"{name} ({lr.shape[1]} x {lr.shape[0]} for {hr.shape[1]} x {hr.shape[0]})")
-        pairs.append(Pair(name, hr, lr))
+
+    def load(name: str) -> Pair:
+        hr = _hr(files[name], scale, notes)
+        return Pair(name, hr, bicubic_lr(hr, scale) if lr_files is None else read_image(lr_files[name], notes))
+
+    with one_torch_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_LOADERS)) as pool:
+        pairs = list(pool.map(load, files))
+    wrong = [
+        f"{name} ({lr.shape[1]} x {lr.shape[0]} for {hr.shape[1]} x {hr.shape[0]})"
+        for name, hr, lr in pairs
+        if (lr.shape[0] * scale, lr.shape[1] * scale) != hr.shape[:2]
+    ]
     if wrong:
         raise UserError(
             f"{len(wrong)} of {len(pairs)} LR images in {lr_dir} are not 1/{scale} of their HR images: "
             f"{first_names(wrong)}; give the LR images of these HR images at x{scale}, or leave the LR folder out"
         )
     return pairs
+
+
+def _hr(file: Path, scale: int, notes: Notes) -> NDArray[np.uint8]:
+    whole = read_image(file, notes)
+    hr = crop_to_multiple(whole, scale)
+    if min(hr.shape[:2]) < 2 * scale + SSIM_WINDOW:
+        raise UserError(
+            f"{file} is too small to evaluate at x{scale}; "
+            f"leave it out, or give images of at least {2 * scale + SSIM_WINDOW} pixels a side"
+        )
+    if hr.shape != whole.shape:
+        notes.add(f"images cropped to a multiple of {scale}", file.name, tolerated=True)
+    return hr
 
 
 def benchmark_name(path: Path) -> str:

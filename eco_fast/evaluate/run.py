@@ -16,7 +16,7 @@ from torch import nn
 from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair
 from eco_fast.evaluate.bicubic import bicubic_upsample
-from eco_fast.evaluate.inference import super_resolve
+from eco_fast.evaluate.inference import device_of, super_resolve
 from eco_fast.evaluate.metrics import both, psnr_y
 
 OnImage = Callable[[Pair, NDArray[np.uint8], float, float | None], None]  # pair, SR, PSNR-Y, SSIM-Y
@@ -56,8 +56,8 @@ def evaluate(
 ) -> Scores:
     """Super-resolve every LR image and compare with HR by the protocol of `metrics`.
 
-    The network runs in evaluation mode and gets its own mode back; random states are not touched. The figures of one
-    image are computed beside the network's work on the next ones.
+    The network runs in evaluation mode and gets its own mode back; random states are not touched. The figures of some
+    images are computed at a time, where the network is on a GPU beside its work on the next ones.
 
     Args:
         network: Float (1, 3, h, w) in [0, 1] -> (1, 3, scale h, scale w); None is bicubic upsampling.
@@ -73,7 +73,12 @@ def evaluate(
         UserError: The network makes images of another size, or values that are not finite.
     """
     scores = Scores([], [], [] if ssim else None)
+    made: list[tuple[Pair, NDArray[np.uint8]]] = []
     waiting: deque[tuple[Pair, NDArray[np.uint8], Future[tuple[float, float | None]]]] = deque()
+
+    def measure() -> None:
+        waiting.extend((pair, sr, pool.submit(_measure, sr, pair.hr, scale, ssim)) for pair, sr in made)
+        made.clear()
 
     def finish() -> None:
         pair, sr, future = waiting.popleft()
@@ -86,6 +91,9 @@ def evaluate(
             on_image(pair, sr, psnr, similarity)
 
     workers = min(os.cpu_count() or 1, _MAX_WORKERS)
+    # On the CPU a network has all cores in step: a thread that takes one from it holds up the others.
+    beside = network is not None and (device_of(network) if device is None else torch.device(device)).type != "cpu"
+    together, behind = (1, workers) if beside else (2 * workers, 0)  # both bound the images held
     with ThreadPoolExecutor(workers) as pool:
         for pair in pairs:
             if network is None:
@@ -97,9 +105,12 @@ def evaluate(
                     f"the network makes {_size(sr)} of {_size(pair.lr)} pixels, which is not x{scale}; "
                     "evaluate it at the scale it was trained for"
                 )
-            waiting.append((pair, sr, pool.submit(_measure, sr, pair.hr, scale, ssim)))
-            if len(waiting) > workers:  # bounds the images held
-                finish()
+            made.append((pair, sr))
+            if len(made) == together:
+                measure()
+                while len(waiting) > behind:
+                    finish()
+        measure()
         while waiting:
             finish()
     return scores
