@@ -1,10 +1,13 @@
 """Fixtures that all tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 
@@ -44,3 +47,20 @@ def photos(tmp_path: Path) -> Path:
     for i, (height, width) in enumerate([(64, 80), (72, 64), (96, 60), (64, 64)]):
         Image.fromarray(make_image(height, width, i)).save(folder / f"image{i}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def spandrel() -> Iterator[ModuleType]:
+    """The library; the test is skipped where it is not installed.
+
+    PyPI's torchvision has its operators for CUDA builds only. Two of their schemas are enough for its import.
+    """
+    operators = torch.library.Library("torchvision", "FRAGMENT")  # holds them as long as it lives
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        pass
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield pytest.importorskip("spandrel")

@@ -1,7 +1,6 @@
 """Weights out: what is written is read back, here and by others, to the same pictures."""
 
 import importlib
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,12 +16,6 @@ from eco_fast.evaluate.command import evaluate_checkpoint
 from eco_fast.export import basicsr_settings, basicsr_state, export, to_onnx
 from eco_fast.models import build
 from eco_fast.models.weights import identity, load_network, read_weights, save_weights
-
-_conftest = importlib.util.spec_from_file_location("models_conftest", Path(__file__).parent / "models" / "conftest.py")
-assert _conftest is not None and _conftest.loader is not None
-_module = importlib.util.module_from_spec(_conftest)
-_conftest.loader.exec_module(_module)
-spandrel = _module.spandrel  # the fixture
 
 SMALL: dict[str, dict[str, Any]] = {
     "edsr-tiny": {"blocks": 2, "channels": 8, "res_scale": 0.5},
@@ -297,3 +290,17 @@ def test_bad_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match=r"cannot write .*a\.pth: "):
         export(run, "basicsr", tmp_path / "file" / "a.pth")
     assert not list(tmp_path.glob("**/*.tmp"))
+
+
+def test_basicsr_files_of_this_package_load_again(tmp_path: Path) -> None:
+    """Their `state_dict` has the published names beside BasicSR's."""
+    torch.manual_seed(0)
+    network = build("rcan", 2, **SMALL["rcan"])
+    save_weights(tmp_path / "a.safetensors", network.state_dict(), identity("rcan", SMALL["rcan"], 2))
+    state = read_weights(export(tmp_path / "a.safetensors", "basicsr", tmp_path / "a.pth"))[0]
+    assert state.keys() >= network.state_dict().keys() - {
+        "sub_mean.weight",
+        "sub_mean.bias",
+        "add_mean.weight",
+        "add_mean.bias",
+    }

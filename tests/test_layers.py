@@ -18,8 +18,10 @@ ALLOWED = {  # package -> those of the project that it may import
     "train": {"errors", "files", "config", "data", "models", "eco", "evaluate", "eco_kernels"},
     "demo": {"errors", "config", "data", "models", "evaluate", "train"},
     "upscale": {"errors", "files", "data", "models", "evaluate", "train"},
+    "export": {"errors", "files", "models"},
+    "compare": {"errors", "files"},
     "bench": {"errors"},
-    "cli": {"errors", "config", "evaluate", "train", "demo", "upscale", "bench"},
+    "cli": {"errors", "config", "evaluate", "train", "demo", "upscale", "export", "compare", "bench"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -25,7 +25,7 @@ from eco_fast.models.recognise import explain, named_in, recognise, shapes_of
 State = dict[str, Tensor]
 
 # Where BasicSR and its kin, Lightning and others keep the weights.
-_WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
+_WRAPPERS = ("state_dict", "params_ema", "params-ema", "params", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.", "netG.")  # left by DataParallel, by torch.compile, by trainers of GANs
 _UPSAMPLER = re.compile(r"(tail|up|upsample|upsampler|upscale|to_img|conv_up\d*)\.")  # as networks call it
 _NAMED_AT_MOST = 6
@@ -54,7 +54,7 @@ def save_weights(path: Path | str, state_dict: Mapping[str, Tensor], metadata: M
 def read_weights(path: Path | str) -> tuple[State, dict[str, str]]:
     """State dict (CPU tensors) and header of a `.safetensors`, `.pth` or `.pt` file; the header of others is empty.
 
-    `params_ema`, `params`, `state_dict` and what else trainers wrap weights in are unwrapped, in this order of
+    `state_dict`, `params_ema`, `params` and what else trainers wrap weights in are unwrapped, in this order of
     preference, and `module.` and its like are taken off the names. Pickles are read with `weights_only=True`. Raises
     UserError for a file that is missing or holds no weights, and for a pickle that holds anything but plain data.
     """
