@@ -46,5 +46,9 @@ $(READY): pyproject.toml
 				2>/dev/null | grep -q '"version": "[0-9.]*+cpu"'; then torch="$(CPU_TORCH)"; fi; \
 		fi; \
 		echo "installing $$torch"; $(BIN)/pip install --quiet $$torch; }
-	$(BIN)/pip install --quiet -e ".[demo,dev]"
+	$(BIN)/pip install --quiet -e ".[demo,dev,onnx]"
+	@# spandrel without what its torchvision would bring: another PyTorch. torchvision 0.(n + 15) is made for PyTorch 2.n.
+	vision=$$($(BIN)/python -c "import torch; print(int(torch.__version__.split('.')[1]) + 15)"); \
+		$(BIN)/pip install --quiet --no-deps "torchvision==0.$$vision.*" "spandrel>=0.4.2,<0.5" einops \
+		|| echo "spandrel could not be installed: its tests are skipped"
 	@touch $(READY)

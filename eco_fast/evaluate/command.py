@@ -1,6 +1,7 @@
 """`eco-fast eval`: one network on several data sets, beside bicubic."""
 
 import os
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,9 +78,12 @@ def evaluate_checkpoint(
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     label = model or _name_in(checkpoint) or str(getattr(network, "architecture", type(network).__name__)).lower()
     label += " x8" if ensemble else ""
+    validated = _validated_on(checkpoint)
     results: dict[str, SetScores] = {}
     for name, pairs in _load(data, scale, lr_dir, strict, console).items():
         draw = None if pictures is None else _drawing(pictures / name, label, scale)
+        if name in validated:
+            console.print(f"note: the run was validated on {name}, so its best checkpoint was chosen on these images")
         mine = pairs[rank::size]
         bicubic = evaluate(None, mine, scale)
         with console.status(f"{name}: {len(pairs)} images"):
@@ -93,6 +97,18 @@ def evaluate_checkpoint(
     if size > 1:
         dist.destroy_process_group()
     return results
+
+
+def _validated_on(checkpoint: Path) -> set[str]:
+    """The name of the set on which a run was validated, if it is a run and was."""
+    file = checkpoint / "config.toml"
+    if not file.is_file():
+        return set()
+    try:
+        valid = tomllib.loads(file.read_text(encoding="utf-8")).get("data", {}).get("valid")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}; evaluate one of its checkpoints instead") from error
+    return set() if valid is None else {benchmark_name(Path(valid))}
 
 
 def _processes() -> tuple[int, int]:

@@ -84,6 +84,14 @@ def test_raw_weights_and_ensemble(run_folder: Path, sets: list[Path], tmp_path: 
     assert len(set(scores)) == 3
 
 
+def test_the_validation_set_is_no_test_set(
+    run_folder: Path, sets: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_folder / "config.toml").write_text(f'[data]\nvalid = "{sets[0]}"\n')
+    assert run(run_folder, "--data", sets[0], "--data", sets[1]) == 0
+    assert capsys.readouterr().out.count("the run was validated on Set5") == 1
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_images(run_folder: Path, sets: list[Path], tmp_path: Path) -> None:
     assert run(run_folder, "--data", sets[0], "--csv", tmp_path / "one.csv") == 0
