@@ -26,13 +26,14 @@ def super_resolve(
     ensemble: bool = False,
     progress: Progress | None = None,
 ) -> NDArray[np.uint8]:
-    """Super-resolve an image, in evaluation mode and without gradients; the network's own mode is restored.
+    """Super-resolve an image, or several of one size together, in evaluation mode and without gradients.
 
-    The image goes through the network as a whole where memory allows it, else in tiles (see `tiles`).
+    The network's own mode is restored. An image goes through the network as a whole where memory allows it, else in
+    tiles (see `tiles`).
 
     Args:
         network: Maps float (1, 3, h, w) in [0, 1] to (1, 3, scale h, scale w).
-        lr: uint8 (h, w, 3).
+        lr: uint8 (h, w, 3), or (n, h, w, 3).
         precision: "fp32" (no autocast, no TF32), "bf16" or "fp16" (autocast).
         device: Where the network is; by default that of its first parameter.
         tile: Side of the tiles in LR pixels; None chooses.
@@ -40,19 +41,23 @@ def super_resolve(
         progress: Called with (tiles done, tiles).
 
     Returns:
-        uint8 (scale h, scale w, 3): clamped and rounded half up.
+        uint8 (scale h, scale w, 3), or (n, scale h, scale w, 3): clamped and rounded half up.
 
     Raises:
-        ValueError: `lr` is not uint8 (h, w, 3), or the precision is unknown.
+        ValueError: `lr` is not uint8 (h, w, 3) or (n, h, w, 3), or the precision is unknown.
         UserError: The output is not finite.
     """
-    if lr.dtype != np.uint8 or lr.ndim != 3 or lr.shape[2] != 3:
+    if lr.dtype != np.uint8 or lr.ndim not in (3, 4) or lr.shape[-1] != 3:
         raise ValueError(f"lr must be uint8 (h, w, 3), not {lr.dtype} {lr.shape}")
+    if lr.ndim == 3:
+        return super_resolve(
+            network, lr[None], precision=precision, device=device, tile=tile, ensemble=ensemble, progress=progress
+        )[0]
     device = device_of(network) if device is None else torch.device(device)
     with evaluating(network, precision, device):
         forward: Forward = (lambda x: _mean_of_eight(network, x)) if ensemble else network
         overlap = overlap_of(network)
-        side = tile or tile_that_fits(network, lr.shape[0], lr.shape[1], device)
+        side = tile or tile_that_fits(network, lr.shape[1], lr.shape[2], device)
         while True:
             try:
                 return _in_tiles(forward, lr, side, overlap, device, progress)
@@ -71,19 +76,20 @@ def _in_tiles(
     device: torch.device,
     progress: Progress | None,
 ) -> NDArray[np.uint8]:
-    if side is None or side >= max(lr.shape[:2]):
+    count, height, width, _ = lr.shape
+    if side is None or side >= max(height, width):
         return _whole(forward, lr, device)
-    parts = list(tiles(lr.shape[0], lr.shape[1], side, overlap))
+    parts = list(tiles(height, width, side, overlap))
     sr: NDArray[np.uint8] | None = None
     for done, part in enumerate(parts, start=1):
-        window = _whole(forward, lr[part.top :, part.left :][: part.height, : part.width], device)
-        scale = window.shape[0] // part.height
+        window = _whole(forward, lr[:, part.top :, part.left :][:, : part.height, : part.width], device)
+        scale = window.shape[1] // part.height
         if sr is None:
-            sr = np.empty((lr.shape[0] * scale, lr.shape[1] * scale, 3), dtype=np.uint8)
-        inner = window[part.inner_top * scale :, part.inner_left * scale :]
-        target = sr[(part.top + part.inner_top) * scale :, (part.left + part.inner_left) * scale :]
+            sr = np.empty((count, height * scale, width * scale, 3), dtype=np.uint8)
+        inner = window[:, part.inner_top * scale :, part.inner_left * scale :]
+        target = sr[:, (part.top + part.inner_top) * scale :, (part.left + part.inner_left) * scale :]
         rows, columns = part.inner_height * scale, part.inner_width * scale
-        target[:rows, :columns] = inner[:rows, :columns]
+        target[:, :rows, :columns] = inner[:, :rows, :columns]
         if progress is not None:
             progress(done, len(parts))
     assert sr is not None
@@ -93,11 +99,11 @@ def _in_tiles(
 def _whole(forward: Forward, lr: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
     # HWC seen as NCHW is channels_last already: one copy to the device, one to float.
     pixels = torch.from_numpy(np.require(lr, requirements=["C", "W"])).to(device)
-    sr = forward(pixels.permute(2, 0, 1)[None].float().div_(255)).float()
+    sr = forward(pixels.permute(0, 3, 1, 2).float().div_(255)).float()
     if not torch.isfinite(sr).all():
         raise FloatingPointError
-    rounded = sr[0].clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)
-    return rounded.permute(1, 2, 0).contiguous().cpu().numpy()
+    rounded = sr.clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)
+    return rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _mean_of_eight(network: nn.Module, x: Tensor) -> Tensor:
@@ -120,7 +126,7 @@ def _smaller(side: int | None, lr: NDArray[np.uint8]) -> int:
         UserError: They are as small as they get.
     """
     torch.cuda.empty_cache()
-    half = (max(lr.shape[:2]) if side is None else side) // 2
+    half = (max(lr.shape[1:3]) if side is None else side) // 2
     if half < SMALLEST_TILE:
         raise UserError("out of memory with the smallest tiles; close what else runs on the device, or take a CPU")
     return half

@@ -4,7 +4,7 @@ import math
 import os
 import statistics
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ from eco_fast.evaluate.metrics import both, psnr_y
 OnImage = Callable[[Pair, NDArray[np.uint8], float, float | None], None]  # pair, SR, PSNR-Y, SSIM-Y
 
 _MAX_WORKERS = 4
+_TOGETHER = 128 * 128  # LR pixels of images that go through a network at one time
 
 
 @dataclass(frozen=True)
@@ -95,18 +96,20 @@ def evaluate(
     beside = network is not None and (device_of(network) if device is None else torch.device(device)).type != "cpu"
     together, behind = (1, workers) if beside else (2 * workers, 0)  # both bound the images held
     with ThreadPoolExecutor(workers) as pool:
-        for pair in pairs:
+        for group in _of_one_size(pairs):
             if network is None:
-                sr = bicubic_upsample(pair.lr, scale)
+                images = [bicubic_upsample(pair.lr, scale) for pair in group]
             else:
-                sr = super_resolve(network, pair.lr, precision=precision, device=device, ensemble=ensemble)
-            if sr.shape != pair.hr.shape:
-                raise UserError(
-                    f"the network makes {_size(sr)} of {_size(pair.lr)} pixels, which is not x{scale}; "
-                    "evaluate it at the scale it was trained for"
-                )
-            made.append((pair, sr))
-            if len(made) == together:
+                lr = np.stack([pair.lr for pair in group])
+                images = list(super_resolve(network, lr, precision=precision, device=device, ensemble=ensemble))
+            for pair, sr in zip(group, images, strict=True):
+                if sr.shape != pair.hr.shape:
+                    raise UserError(
+                        f"the network makes {_size(sr)} of {_size(pair.lr)} pixels, which is not x{scale}; "
+                        "evaluate it at the scale it was trained for"
+                    )
+                made.append((pair, sr))
+            if len(made) >= together:
                 measure()
                 while len(waiting) > behind:
                     finish()
@@ -114,6 +117,19 @@ def evaluate(
         while waiting:
             finish()
     return scores
+
+
+def _of_one_size(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Neighbours whose LR images have one size, as many as are small together; the others alone."""
+    group: list[Pair] = []
+    for pair in pairs:
+        full = sum(each.lr[..., 0].size for each in (*group, pair)) > _TOGETHER
+        if group and (full or pair.lr.shape != group[0].lr.shape):
+            yield group
+            group = []
+        group.append(pair)
+    if group:
+        yield group
 
 
 def _measure(sr: NDArray[np.uint8], hr: NDArray[np.uint8], border: int, ssim: bool) -> tuple[float, float | None]:

@@ -50,6 +50,19 @@ def test_network_is_evaluated_and_left_as_it_was(pairs: list[Pair]) -> None:
     assert scores.ssim is not None and len(scores.psnr) == len(scores.ssim) == 6
 
 
+@pytest.mark.parametrize("device", ["cpu", None])
+def test_images_of_one_size_go_together(rng: np.random.Generator, device: str | None) -> None:
+    sizes = [(30, 40)] * 5 + [(40, 30)] * 2 + [(30, 40), (100, 120), (100, 120)]
+    lrs = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    pairs = [Pair(str(i), bicubic_upsample(lr, 2), lr) for i, lr in enumerate(lrs)]
+    network = Nearest()
+    together = evaluate(network, pairs, 2, device=device)
+    assert len(network.seen) == 5  # 5, 2, 1, and the two large ones alone
+    alone = [evaluate(network, [pair], 2, device=device) for pair in pairs]
+    assert together.names == [str(i) for i in range(10)]
+    assert together.psnr == pytest.approx([scores.psnr_y for scores in alone])
+
+
 def test_mode_is_restored_after_an_error(pairs: list[Pair]) -> None:
     network = Nearest(gain=math.nan).train()
     with pytest.raises(UserError, match="not finite"):
