@@ -1,4 +1,4 @@
-"""`eco-fast bench kernels`: runs the benchmarks of the repository and prints what they wrote."""
+"""`eco-fast bench`: runs the benchmarks of the repository and prints what they wrote."""
 
 import csv
 import importlib
@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -18,6 +19,10 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 """Not part of the package: there in the source tree, and so in an editable installation."""
 
+SUITES = {"data": ("test_data.py", "test_prepare.py"), "step": ("test_step.py",), "evaluate": ("test_evaluate.py",)}
+"""Suites besides the kernels' and their files."""
+
+_MEASURED_ON = ("hardware", "threads", "torch", "nvidia-dali-cuda130", "pillow", "numpy", "scikit-image")
 _HARDWARE = ("device", "threads", "torch", "triton")
 
 
@@ -32,17 +37,34 @@ def bench_kernels(csv_file: Path | None = None, *, offline: bool = False, quick:
     Raises:
         UserError: The source tree or a package is missing, the file cannot be written, or contestants disagree.
     """
-    if not (BENCHMARKS / "test_kernels.py").is_file():
-        raise UserError(f"{BENCHMARKS} is missing: benchmarks need the source tree, installed with `pip install -e .`")
-    if csv_file is not None:
-        _empty(csv_file)
+    _look_around(csv_file)
     if offline:
         _need("triton", "pip install triton")
         _report(csv_file)
     else:
-        for package in ("pytest", "pytest_benchmark"):
-            _need(package, 'pip install "eco-fast[dev]"')
-        _run(csv_file, quick)
+        _run(("test_kernels.py",), "--rows", csv_file, quick, _print)
+
+
+def bench_suite(name: str, csv_file: Path | None = None, *, quick: bool = False) -> None:
+    """Run one of `SUITES` and print its figures.
+
+    Args:
+        name: Of the suite.
+        csv_file: Where the rows go.
+        quick: Tiny problems, one round: shows that everything runs, not how fast.
+
+    Raises:
+        UserError: As `bench_kernels`.
+    """
+    _look_around(csv_file)
+    _run(SUITES[name], "--figures", csv_file, quick, _print_figures)
+
+
+def _look_around(csv_file: Path | None) -> None:
+    if not (BENCHMARKS / "test_kernels.py").is_file():
+        raise UserError(f"{BENCHMARKS} is missing: benchmarks need the source tree, installed with `pip install -e .`")
+    if csv_file is not None:
+        _empty(csv_file)
 
 
 def _need(package: str, mend: str) -> None:
@@ -64,18 +86,38 @@ def _report(csv_file: Path | None) -> None:
     importlib.import_module("compile_report").main(csv_file)
 
 
-def _run(csv_file: Path | None, quick: bool) -> None:
+def _run(
+    files: Sequence[str], option: str, csv_file: Path | None, quick: bool, show: Callable[[list[dict[str, str]]], None]
+) -> None:
+    for package in ("pytest", "pytest_benchmark"):
+        _need(package, 'pip install "eco-fast[dev]"')
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.csv" if csv_file is None else csv_file.absolute()
-        command = [sys.executable, "-m", "pytest", "benchmarks/test_kernels.py", "-q", "--benchmark-quiet"]
-        command += ["-p", "no:cacheprovider", "--disable-warnings", "--rows", str(file)]
+        command = [sys.executable, "-m", "pytest", *(f"benchmarks/{name}" for name in files), "-q", "--benchmark-quiet"]
+        command += ["-p", "no:cacheprovider", "--disable-warnings", option, str(file)]
         command += ["--quick"] if quick else []
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         if file.is_file():
             with file.open(newline="", encoding="utf-8") as opened:
-                _print(list(csv.DictReader(opened)))
+                show(list(csv.DictReader(opened)))
     if code != 0:
         raise UserError(f"the benchmarks failed (pytest's exit code is {code}); its output is above")
+
+
+def _print_figures(rows: list[dict[str, str]]) -> None:
+    """One table per benchmark, with the columns that it fills; what they were measured on below."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for name, found in groupby(rows, lambda row: row["benchmark"]):
+        group = list(found)
+        keys = [key for key in group[0] if key not in (*_MEASURED_ON, "benchmark") and any(row[key] for row in group)]
+        table = Table(
+            title=f"{name}: {group[0]['hardware']}, {group[0]['threads']} threads, PyTorch {group[0]['torch']}"
+        )
+        for key in keys:
+            table.add_column(key.replace("_", " "), justify="left" if key == "case" else "right")
+        for row in group:
+            table.add_row(*(row[key] or "-" for key in keys))
+        console.print(table)
 
 
 def _print(rows: list[dict[str, str]]) -> None:

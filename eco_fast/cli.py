@@ -286,3 +286,31 @@ def bench_kernels(
     from eco_fast.bench import bench_kernels as run
 
     run(csv, offline=offline, quick=quick)
+
+
+_Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the rows to this file.")]
+_Quick = Annotated[bool, typer.Option("--quick", help="Tiny problems: shows that all runs, not how fast.")]
+
+
+@bench.command("data")
+def bench_data(csv: _Csv = None, quick: _Quick = False) -> None:
+    """Patches per second of every source, and `prepare`; needs ECO_FAST_TESTDATA."""
+    from eco_fast.bench import bench_suite
+
+    bench_suite("data", csv, quick=quick)
+
+
+@bench.command("step")
+def bench_step(csv: _Csv = None, quick: _Quick = False) -> None:
+    """Training steps against bare ones, modes against each other, default settings against plain PyTorch."""
+    from eco_fast.bench import bench_suite
+
+    bench_suite("step", csv, quick=quick)
+
+
+@bench.command("evaluate")
+def bench_evaluate(csv: _Csv = None, quick: _Quick = False) -> None:
+    """Metrics against scikit-image, evaluation against inference, tiles against whole images."""
+    from eco_fast.bench import bench_suite
+
+    bench_suite("evaluate", csv, quick=quick)
