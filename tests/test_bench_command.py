@@ -97,3 +97,22 @@ def test_failed_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.sys, "executable", "/bin/false")
     with pytest.raises(UserError, match="exit code is 1"):
         bench.bench_kernels(quick=True)
+
+
+@pytest.mark.slow
+def test_another_suite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("skimage")
+    file = tmp_path / "rows.csv"
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "evaluate", "--quick", "--csv", str(file)])
+    printed = capfd.readouterr().out
+    assert stop.value.code == 0, printed
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert {row["benchmark"] for row in rows} == {"evaluate"} and len(rows) == 4
+    assert all(row["case"] in printed and row["hardware"] and row["torch"] for row in rows)
+
+
+def test_the_files_of_every_suite_are_there() -> None:
+    named = {file for files in bench.SUITES.values() for file in files} | {"test_kernels.py"}
+    assert named == {path.name for path in bench.BENCHMARKS.glob("test_*.py")}
