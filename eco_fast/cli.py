@@ -270,6 +270,16 @@ def compare(
     compare_runs(runs, out)
 
 
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is installed, what is used for what and why, and what to install."""
+    from eco_fast.doctor import doctor as run
+
+    run(as_json=as_json)
+
+
 bench = typer.Typer(help="Measure how fast things are.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 

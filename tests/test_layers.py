@@ -21,7 +21,8 @@ ALLOWED = {  # package -> those of the project that it may import
     "export": {"errors", "files", "models"},
     "compare": {"errors", "files"},
     "bench": {"errors"},
-    "cli": {"errors", "config", "evaluate", "train", "demo", "upscale", "export", "compare", "bench"},
+    "doctor": {"errors", "config", "data", "train", "eco_kernels"},
+    "cli": {"errors", "config", "evaluate", "train", "demo", "upscale", "export", "compare", "bench", "doctor"},
     "__main__": {"cli"},
     "__init__": set(),
 }

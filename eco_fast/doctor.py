@@ -1,0 +1,137 @@
+"""`eco-fast doctor`: what is installed here, what is used for what, and what to install."""
+
+import importlib.util
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import eco_fast
+from eco_fast.config import RunConfig
+from eco_fast.data.dali import load_dali
+from eco_fast.data.sources import free_memory
+from eco_fast.errors import UserError
+from eco_fast.train.compiled import missing_tool
+from eco_fast.train.environment import device_type, has_fast_bf16
+from eco_kernels.dispatch import implementation
+
+_PACKAGES = ("torch", "triton", "nvidia-dali-cuda130", "numpy", "pillow", "pydantic", "safetensors", "matplotlib")
+_EXTRAS = {  # importable name -> the extra that brings it
+    "skimage": "demo",
+    "spandrel": "spandrel",
+    "onnxruntime": "onnx",
+    "tensorboard": "tensorboard",
+    "pytest_benchmark": "dev",
+}
+
+
+def diagnose() -> dict[str, Any]:
+    """All that `doctor` knows, as plain data: `versions`, `device`, `uses` (what and why), `missing` (the mend)."""
+    device = device_type("auto")
+    uses: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    checks: dict[str, Callable[[str], tuple[str, str | None]]] = {
+        "kernels": _kernels,
+        "data path": _dali,
+        "compile": _compile,
+        "precision": _precision,
+        "lanes": _lanes,
+        "CUDA graph": _graph,
+    }
+    for part, look in checks.items():
+        uses[part], mend = look(device)
+        if mend is not None:
+            missing[part] = mend
+    for module, extra in _EXTRAS.items():
+        if importlib.util.find_spec(module) is None:
+            missing[module] = f'pip install "eco-fast[{extra}]"'
+    return {"versions": _versions(), "device": _device(device), "uses": uses, "missing": missing}
+
+
+def doctor(*, as_json: bool = False) -> None:
+    """Print `diagnose`, as tables or as JSON."""
+    found = diagnose()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    for title, rows in (
+        ("Versions", found["versions"]),
+        ("Device", found["device"]),
+        ("Used for", found["uses"]),
+        ("Not here", found["missing"]),
+    ):
+        table = Table(title=title, title_justify="left", show_header=False)
+        for name, value in rows.items():
+            table.add_row(name, str(value))
+        if rows:
+            console.print(table)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"eco-fast": eco_fast.__version__, "Python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _device(kind: str) -> dict[str, str]:
+    if kind == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        found = {"GPU": f"{torch.cuda.get_device_name()} (sm_{major}{minor})", "GPUs": str(torch.cuda.device_count())}
+    else:
+        why = "PyTorch is a CPU build" if torch.version.cuda is None else "PyTorch sees no CUDA device"
+        found = {"GPU": f"none: {why}"}
+    capability = torch.backends.cpu.get_cpu_capability()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {**found, "CPU": f"{cores} cores, {capability}", "free memory": f"{free_memory(kind) >> 20:,} MB"}
+
+
+def _kernels(device: str) -> tuple[str, str | None]:
+    try:
+        module = implementation(torch.device(device)).__name__
+    except ValueError as error:
+        return f"nothing: {error}", "unset ECO_KERNELS"
+    if module.endswith("gpu"):
+        return "Triton kernels", None
+    wanted = device == "cuda" and importlib.util.find_spec("triton") is None
+    reason = "no GPU of compute capability 8.0 or more" if not wanted else "Triton is not installed"
+    return f"plain PyTorch: {reason}", "pip install triton" if wanted else None
+
+
+def _dali(device: str) -> tuple[str, str | None]:
+    try:
+        load_dali("packed")
+    except UserError as error:
+        return "resident only, decoded by Pillow", str(error)
+    return "DALI decodes and reads patches; resident if the images fit, else packed", None
+
+
+def _compile(device: str) -> tuple[str, str | None]:
+    missing = missing_tool()
+    if missing is not None:
+        return f"off: {missing} is missing", f"install {missing}"
+    return ("on" if device == "cuda" else "only for networks that were measured faster on a CPU"), None
+
+
+def _precision(device: str) -> tuple[str, str | None]:
+    return ("bf16: the device multiplies it" if has_fast_bf16(device) else "fp32: the device has no fast bf16"), None
+
+
+def _lanes(device: str) -> tuple[str, str | None]:
+    on = "batches are made one step ahead" if RunConfig().lanes else "off"
+    return (f"{on}, on a stream of their own" if device == "cuda" else f"{on}; a CPU has no streams"), None
+
+
+def _graph(device: str) -> tuple[str, str | None]:
+    return ("on request: run.graph=true" if device == "cuda" else "left out: graphs are of CUDA devices"), None

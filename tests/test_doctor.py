@@ -1,0 +1,45 @@
+"""`eco-fast doctor` says what is so, and names a mend for what is missing."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from eco_fast import doctor
+from eco_fast.cli import main
+from eco_fast.doctor import diagnose
+
+
+def test_tables_and_json_hold_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["doctor", "--json"], ["doctor"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 0
+    said = capsys.readouterr().out
+    found = json.JSONDecoder().raw_decode(said)[0]
+    assert found["versions"]["torch"] == str(torch.__version__)
+    assert set(found) == {"versions", "device", "uses", "missing"}
+    assert all(part in said.rpartition("Versions")[2] for part in found["uses"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
+def test_without_a_gpu() -> None:
+    found = diagnose()
+    assert found["device"]["GPU"].startswith("none")
+    assert found["uses"]["kernels"].startswith("plain PyTorch")
+    assert found["uses"]["CUDA graph"].startswith("left out")
+
+
+def test_what_is_missing_has_a_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        doctor.importlib.util, "find_spec", lambda name: None if name == "skimage" else found_spec(name)
+    )
+    found = diagnose()
+    assert "pip install nvidia-dali-cuda130" in found["missing"]["data path"]
+    assert found["uses"]["data path"].startswith("resident only")
+    assert "no-such-compiler" in found["missing"]["compile"] and found["uses"]["compile"].startswith("off")
+    assert found["missing"]["no_such_module"] == 'pip install "eco-fast[demo]"'
