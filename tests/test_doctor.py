@@ -34,10 +34,7 @@ def test_without_a_gpu() -> None:
 def test_what_is_missing_has_a_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    found_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        doctor.importlib.util, "find_spec", lambda name: None if name == "skimage" else found_spec(name)
-    )
+    monkeypatch.setitem(doctor._EXTRAS, "no_such_module", "demo")
     found = diagnose()
     assert "pip install nvidia-dali-cuda130" in found["missing"]["data path"]
     assert found["uses"]["data path"].startswith("resident only")
