@@ -37,8 +37,7 @@ class Display:
             now = time.monotonic()
             if done == total or now - last > _PLAIN_SECONDS:
                 last = now
-                left = (now - started) * (total - done) / max(done, 1)
-                self.line(f"{description}: {done}/{total}" + (f", {left:.0f} s left" if done < total else ""))
+                self.line(f"{description}: {done}/{total}{_left(now - started, done, total)}")
 
         yield plain
 
@@ -61,9 +60,7 @@ class Display:
             now = time.monotonic()
             if done == total or now - last > _PLAIN_SECONDS:
                 last = now
-                left = (now - started) * (total - done) / max(done, 1)
-                ahead = f", {left:.0f} s left" if done < total else ""
-                self.line(f"{description}: {done}/{total}, {rate:.0f} MB/s{ahead}")
+                self.line(f"{description}: {done}/{total}, {rate:.0f} MB/s{_left(now - started, done, total)}")
 
         yield plain
 
@@ -85,8 +82,8 @@ class Display:
 
         def plain(step: int, status: str | None) -> None:
             if status is not None:
-                left = (time.monotonic() - started) * (steps - step) / max(step - done, 1)
-                self.line(f"step {step}/{steps}  {status}  ETA {left:.0f} s")
+                left = _left(time.monotonic() - started, step - done, steps - done)
+                self.line(f"step {step}/{steps}  {status}{left}")
 
         yield plain
 
@@ -101,3 +98,18 @@ class Display:
             console=self.console,
             refresh_per_second=4,
         )
+
+
+def _left(elapsed: float, done: int, total: int) -> str:
+    """What is left of a piece of work, if anything is known of that: ", 40 s left"."""
+    if not 0 < done < total:
+        return ""
+    seconds = round(elapsed * (total - done) / done)
+    hours, minutes = divmod(seconds // 60, 60)
+    return (
+        f", {hours} h {minutes} min left"
+        if hours
+        else f", {minutes} min left"
+        if minutes > 2
+        else f", {seconds} s left"
+    )
