@@ -54,21 +54,23 @@ class PlainTrainer:
         batch: int,
         lr: float,
         bf16: bool,
+        device: str = "cpu",
+        **network: int,
     ) -> None:
         self.images = [tuple(torch.from_numpy(np.ascontiguousarray(image)) for image in four) for four in images]
-        self.scale, self.patch, self.batch, self.bf16 = scale, patch, batch, bf16
-        self.network = PlainEdsr(scale)
+        self.scale, self.patch, self.batch, self.bf16, self.device = scale, patch, batch, bf16, device
+        self.network = PlainEdsr(scale, **network).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=lr, betas=(0.9, 0.99))
         self.rng = np.random.default_rng(0)
 
     def step(self, alpha: float) -> float:
         """One update with alpha as the weight of the real pair; returns the loss."""
         hr, lr, centroid, centroid_lr = (
-            torch.stack(images) for images in zip(*map(self._sample, range(self.batch)), strict=True)
+            torch.stack(images).to(self.device) for images in zip(*map(self._sample, range(self.batch)), strict=True)
         )
         x = alpha * lr + (1 - alpha) * centroid_lr
         y = alpha * hr + (1 - alpha) * centroid
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             sr = self.network(x)
         loss = 255.0 * F.l1_loss(sr.float(), y)
         self.optimizer.zero_grad()

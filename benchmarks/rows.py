@@ -65,8 +65,9 @@ def write_figures(file: Path, figures: list[dict[str, object]]) -> None:
 
 def environment(*packages: str) -> dict[str, object]:
     """What a figure was measured on; `packages` are those, besides torch, that it depends on."""
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return {
-        "hardware": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "hardware": f"{gpu}{processor()}, {len(os.sched_getaffinity(0))} cores",
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         **{package: version(package) for package in packages},

@@ -1,13 +1,13 @@
 """Training patches per second of every source against a PyTorch DataLoader that decodes whole images per patch.
 
-192-px HR patches at x4, batch 16, photographs of ECO_FAST_TESTDATA tiled to 2040 x 1356 pixels. The baseline is what
+192-px HR patches at x4, batch 16, photographs (see photographs.py) tiled to 2040 x 1356 pixels. The baseline is what
 published training code does: 2 workers, prefetch factor 2, the whole HR and LR PNG decoded by Pillow for one patch. All
 contestants run in turns in one process, page cache warm, and end with the same thing: oriented patches, the input as
-fp32. Rows: patches per second, their ratio to the baseline; how long a training step waits for `packed`; its memory.
+fp32, on the device that trains. Rows: patches per second, their ratio to the baseline; how long a training step waits
+for `packed`; its memory.
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from photographs import photographs, tiled
 from PIL import Image
 from rows import Record
 from torch import Tensor
@@ -33,7 +34,8 @@ from eco_fast.data.sampler import Plan, Sampler
 from eco_fast.data.store import FlatImages, TrainingSet, bicubic_lr
 from eco_fast.eco.objective import blend
 from eco_fast.models import build
-from eco_fast.train.environment import configure, resolve
+from eco_fast.train.environment import configure, device_type, resolve
+from eco_fast.train.lane import streams_of
 from eco_fast.train.step import StudentStep, make_batch
 
 SCALE, PATCH, BATCH, COPIES = 4, 48, 16, 16
@@ -62,15 +64,12 @@ class Photos(NamedTuple):
 
 @pytest.fixture(scope="module")
 def photos(quick: bool, tmp_path_factory: pytest.TempPathFactory) -> Photos:
-    data = os.environ.get("ECO_FAST_TESTDATA")
-    if not data:
-        pytest.skip("ECO_FAST_TESTDATA does not name a folder of test data")
-    sources = sorted(Path(data, "train", "DIV2K_0901-1000_quarter").glob("*.png"))
     folder = tmp_path_factory.mktemp("photos")
+    sources = photographs(folder / "sources")
     height, width = (336, 508) if quick else (1356, 2040)
     hr, lr, paths = [], [], {}
     for i in range(FILES):
-        hr.append(tiled(sources[i::FILES], height, width))
+        hr.append(tiled(sources[i % len(sources) :: FILES], height, width))
         lr.append(bicubic_lr(hr[-1], SCALE))
         for kind, image in (("hr", hr[-1]), ("lr", lr[-1])):
             Image.fromarray(image).save(folder / f"{kind}{i}.png")
@@ -84,18 +83,6 @@ def photos(quick: bool, tmp_path_factory: pytest.TempPathFactory) -> Photos:
     files = ImageFiles(SCALE, heights, widths, paths["hr", "png"])
     flat = [FlatImages.from_arrays(images) for images in (hr, lr)]
     return Photos(paths["hr", "png"], paths["lr", "png"], packed, files, TrainingSet([], *flat, SCALE))
-
-
-def tiled(paths: list[Path], height: int, width: int) -> np.ndarray:
-    """Photographs side by side and below each other until the image is full."""
-    image = np.empty((height, width, 3), dtype=np.uint8)
-    tile_height, tile_width = 339, 510
-    for k, (top, left) in enumerate((y, x) for y in range(0, height, tile_height) for x in range(0, width, tile_width)):
-        tile = np.asarray(Image.open(paths[k % len(paths)]).convert("RGB"))
-        rows, columns = min(tile_height, height - top), min(tile_width, width - left)
-        tile = np.tile(tile, (-(-rows // tile.shape[0]), -(-columns // tile.shape[1]), 1))
-        image[top : top + rows, left : left + columns] = tile[:rows, :columns]
-    return image
 
 
 class WholeImages(Dataset[tuple[Tensor, Tensor]]):
@@ -160,13 +147,16 @@ def rates(photos: Photos, quick: bool) -> Iterator[Rates]:
         num_workers=2,
         prefetch_factor=2,
         persistent_workers=True,
+        pin_memory=torch.cuda.is_available(),
     )
     first = rate_of_loader(loader)
+    device = device_type("auto")
     sources: dict[str, Source] = {
-        "packed": Packed(photos.packed, plan, lambda _: NEEDS, STEPS, PATCH),
-        "resident": Resident(photos.resident, lambda step: once(plan(step))),
-        "files": Files(photos.files, plan_of(photos, COPIES), lambda _: NEEDS, STEPS, PATCH, COPIES),
+        "packed": Packed(photos.packed, plan, lambda _: NEEDS, STEPS, PATCH, device),
+        "resident": Resident(photos.resident.to(device), lambda step: once(plan(step))),
+        "files": Files(photos.files, plan_of(photos, COPIES), lambda _: NEEDS, STEPS, PATCH, COPIES, device),
     }
+    synchronize = streams_of(device).synchronize
     fetch = {name: from_source(source) for name, source in sources.items()}
     found: dict[str, list[float]] = {name: [] for name in ("loader", *fetch)}
     for number in range(1 if quick else ROUNDS):
@@ -175,9 +165,11 @@ def rates(photos: Photos, quick: bool) -> Iterator[Rates]:
             for _ in range(WARM_UP):
                 call()
             count = WARM_UP if quick else BATCHES[name]
+            synchronize()
             started = time.perf_counter()
             for _ in range(count):
                 call()
+            synchronize()
             found[name].append(count * BATCH / (time.perf_counter() - started))
         time.sleep(0.5 if quick else 3.0)  # `files` has begun its next images, and must leave the cores to the loader
     yield Rates(found, {"loader": lambda: rate_of_loader(loader), **fetch})
@@ -187,8 +179,13 @@ def rates(photos: Photos, quick: bool) -> Iterator[Rates]:
 
 def rate_of_loader(loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
     """Patches per second over a whole short epoch: no work was done before it, and none is left over."""
+    device = device_type("auto")
     started = time.perf_counter()
-    batches = sum(1 for _ in loader)
+    batches = 0
+    for pair in loader:
+        _ = [tensor.to(device, non_blocking=True) for tensor in pair]
+        batches += 1
+    streams_of(device).synchronize()
     return batches * BATCH / (time.perf_counter() - started)
 
 

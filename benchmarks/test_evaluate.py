@@ -70,10 +70,12 @@ def test_metrics(benchmark: Any, record: Record, quick: bool) -> None:
 
 
 @pytest.mark.benchmark(group="evaluation")
-def test_overhead_of_evaluation(benchmark: Any, record: Record, tmp_path: Path, quick: bool) -> None:
+def test_overhead_of_evaluation(
+    benchmark: Any, record: Record, tmp_path: Path, device: torch.device, quick: bool
+) -> None:
     """Files, LR, metrics and all, against the network alone."""
     torch.manual_seed(0)
-    network = build("edsr-baseline", SCALE).to(memory_format=torch.channels_last)
+    network = build("edsr-baseline", SCALE).to(device).to(memory_format=torch.channels_last)
     for i in range(2 if quick else 4):
         Image.fromarray(photo(160 if quick else 480, 160 if quick else 640, i)).save(tmp_path / f"{i}.png")
     lrs = [bicubic_lr(np.array(Image.open(path)), SCALE) for path in sorted(tmp_path.iterdir())]
@@ -93,10 +95,10 @@ def test_overhead_of_evaluation(benchmark: Any, record: Record, tmp_path: Path, 
 
 
 @pytest.mark.benchmark(group="tiles")
-def test_tiles(benchmark: Any, record: Record, quick: bool) -> None:
+def test_tiles(benchmark: Any, record: Record, device: torch.device, quick: bool) -> None:
     """Tiles against the whole image, where that fits."""
     torch.manual_seed(0)
-    network = build("edsr-baseline", SCALE).to(memory_format=torch.channels_last)
+    network = build("edsr-baseline", SCALE).to(device).to(memory_format=torch.channels_last)
     lr = photo(96, 128) if quick else photo(540, 960)
     sides = (64,) if quick else (480, 270)
     contestants: dict[str, Callable[[], object]] = {"whole": lambda: super_resolve(network, lr)}

@@ -1,6 +1,6 @@
 """`eco-fast prepare` against plain DALI decoding of the same files, in turns, so that a drift falls on all.
 
-Photographs of ECO_FAST_TESTDATA tiled to 2040 x 1356 pixels, PNG, in the page cache. What is written goes to the page
+Photographs (see photographs.py) tiled to 2040 x 1356 pixels, PNG, in the page cache. What is written goes to the page
 cache too; how fast a disk takes it is not measured.
 """
 
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from photographs import photographs, tiled
 from PIL import Image
 from rows import Record
-from test_data import PACKAGES, tiled
+from test_data import PACKAGES
 
 from eco_fast.data.dali import load_dali
 from eco_fast.data.prepare import prepare
@@ -26,12 +27,10 @@ TARGETS = {"decode + write": 0.65, "with x4": 0.50, "with x2, x3, x4": None}
 
 @pytest.fixture(scope="module")
 def folder(quick: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if "ECO_FAST_TESTDATA" not in os.environ:
-        pytest.skip("ECO_FAST_TESTDATA does not name a folder of test data")
-    sources = sorted(Path(os.environ["ECO_FAST_TESTDATA"], "train").rglob("*.png"))
+    sources = photographs(tmp_path_factory.mktemp("sources"))
     made = tmp_path_factory.mktemp("tiles")
     for i in range(4 if quick else FILES):
-        Image.fromarray(tiled(sources[i::FILES], 1356, 2040)).save(made / f"tile{i:02}.png")
+        Image.fromarray(tiled(sources[i % len(sources) :: FILES], 1356, 2040)).save(made / f"tile{i:02}.png")
     return made
 
 

@@ -1,0 +1,174 @@
+"""Loops to time: the real one with any settings, and bare ones, on the device that is there."""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+from eco_fast.config import Config, load_config
+from eco_fast.data.store import bicubic_lr
+from eco_fast.eco.teacher import freeze
+from eco_fast.models import build
+from eco_fast.train.display import Display
+from eco_fast.train.environment import configure, device_type, resolve
+from eco_fast.train.lane import streams_of
+from eco_fast.train.loop import Loop
+from eco_fast.train.run_folder import RunFolder
+from eco_fast.train.start import load_inputs
+from eco_fast.train.step import StudentStep
+from eco_kernels.dispatch import implementation
+
+STEPS = 1_000_000  # of the schedules: none ends within a benchmark
+BATCH = 16
+Steps = Callable[[int], None]  # runs some steps
+Four = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+CASES = {  # network -> scale, LR patch, steps per round, rounds
+    "edsr-tiny": (2, 24, 20, 16),
+    "edsr-baseline": (4, 48, 20 if torch.cuda.is_available() else 1, 14),
+}
+
+
+class Bench:
+    """One network: its images on disk, and loops over them."""
+
+    def __init__(self, network: str, folder: Path, *, quick: bool = False) -> None:
+        self.network, self.folder, self.device = network, folder, device_type("auto")
+        self.batch = 2 if quick else BATCH
+        self.scale, self.patch, *_ = CASES[network]
+        (folder / "photos").mkdir(parents=True)
+        for i, (hr, *_) in enumerate(smooth_images(16, self.scale)):
+            Image.fromarray(hr).save(folder / "photos" / f"{i}.png")
+
+    def config(self, **settings: object) -> Config:
+        flags = {
+            "scale": self.scale,
+            "mode": "vanilla",
+            "student.name": self.network,
+            "data.train": [str(self.folder / "photos")],
+            "data.store": str(self.folder / "store"),
+            "data.patch": self.patch,
+            "data.batch": self.batch,
+            "data.source": "resident",
+            "teacher.precision": "bf16",
+            "optim.clip_value": 0.1,
+            "run.steps": STEPS,
+            "run.log_every": 5 * CASES[self.network][2],
+            "run.out": str(self.folder / "run"),
+        }
+        flags |= {key.replace("__", "."): value for key, value in settings.items()}
+        return resolve(load_config("edsr-baseline", flags=flags))
+
+    def teacher(self) -> nn.Module:
+        torch.manual_seed(1)
+        return freeze(build(self.network, self.scale)).to(self.device).to(memory_format=torch.channels_last)
+
+    def loop(self, *, kernels: str = "auto", **settings: object) -> Steps:
+        """The real one: data path, lanes, guards, clip, average, lines of the log.
+
+        Args:
+            kernels: The choice ECO_KERNELS.
+            settings: Keys of the recipe, `__` for the dot.
+        """
+        config = self.config(**settings)
+        display = Display(Console(quiet=True))
+        configure(config.run)
+        inputs = load_inputs(config, self.teacher(), display)
+        folder = RunFolder(Path(config.run.out), 1)
+        folder.path.mkdir(exist_ok=True)
+        loop = Loop(config, folder, inputs, StudentStep(inputs.student, config), display)
+        numbers = iter(range(STEPS))
+
+        def steps(count: int) -> None:
+            configure(config.run)  # switches of the process: others have run meanwhile
+            choose_kernels(kernels)
+            for _ in range(count):
+                loop.advance(next(numbers))
+
+        return steps
+
+    def losses(self, out: str) -> list[float]:
+        """Those that the loop with `run.out` has logged."""
+        lines = Path(out, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [record["loss"] for record in map(json.loads, lines) if record["kind"] == "train"]
+
+    def bare(self, *, precision: str | None = None, channels_last: bool = True, compile_: bool = False) -> Steps:
+        """Forward, L1, backward, Adam on tensors that are there."""
+        config = self.config(**({} if precision is None else {"run__precision": precision}))
+        torch.manual_seed(0)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        student = build(self.network, self.scale).to(self.device).to(memory_format=layout)
+        side = self.patch * self.scale
+        x = torch.rand(self.batch, 3, self.patch, self.patch, device=self.device).to(memory_format=layout)
+        y = torch.rand(self.batch, 3, side, side, device=self.device).to(memory_format=layout)
+        optimizer = torch.optim.Adam(student.parameters(), lr=2e-4, betas=(0.9, 0.99), fused=True)
+        low = config.run.precision == "bf16"
+        forward = torch.compile(student, dynamic=False, fullgraph=True) if compile_ else student
+
+        def steps(count: int) -> None:
+            configure(config.run)
+            for _ in range(count):
+                with torch.autocast(self.device, torch.bfloat16, enabled=low):
+                    sr = forward(x)
+                F.l1_loss(sr.float(), y).mul(255).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return steps
+
+    def teacher_alone(self) -> Steps:
+        """Its forward pass on the windows of a batch."""
+        teacher = self.teacher()
+        side = self.patch + 2 * self.config().teacher.context
+        x = torch.rand(self.batch, 3, side, side, device=self.device).to(memory_format=torch.channels_last)
+        low = self.config().run.precision == "bf16"
+
+        def steps(count: int) -> None:
+            for _ in range(count):
+                with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=low):
+                    teacher(x)
+
+        return steps
+
+
+def smooth_images(count: int, scale: int) -> list[Four]:
+    """(hr, lr, centroid, centroid_lr) of smooth random images; a step costs the same for photographs."""
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (54, 80, 3), dtype=np.uint8))
+        hr = np.array(coarse.resize((480, 320), Image.Resampling.BICUBIC))
+        centroid = np.array(coarse.resize((480, 320), Image.Resampling.BILINEAR))
+        images.append((hr, bicubic_lr(hr, scale), centroid, bicubic_lr(centroid, scale)))
+    return images
+
+
+def choose_kernels(choice: str) -> None:
+    """Compute the operations by the kernels or by plain PyTorch from now on."""
+    if os.environ.get("ECO_KERNELS", "auto") != choice:
+        os.environ["ECO_KERNELS"] = choice
+        implementation.cache_clear()
+
+
+def in_turns(contestants: dict[str, Steps], steps: int, rounds: int) -> dict[str, float]:
+    """Median milliseconds per step of each, the device's work included."""
+    synchronize = streams_of(device_type("auto")).synchronize
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, run in contestants.items():
+            synchronize()
+            started = time.perf_counter()
+            run(steps)
+            synchronize()
+            if number:  # the first round warms up
+                seconds[name].append((time.perf_counter() - started) / steps)
+    return {name: 1000 * statistics.median(values) for name, values in seconds.items()}

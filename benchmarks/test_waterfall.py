@@ -1,0 +1,118 @@
+"""ECO training with one switch after the other turned on, from plain PyTorch in fp32 to everything.
+
+Times are medians of steps run in turns; memory (GPUs only) and the mean loss are of a second pass, in which each
+contestant trains alone for the same steps from the same weights on the same patches. Only the first row, which draws
+its own, has others.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from plain import PlainTrainer
+from rows import Record
+from steps import CASES, Bench, Steps, in_turns, smooth_images
+
+from eco_fast.models import build
+from eco_fast.train.compiled import missing_tool
+from eco_fast.train.lane import streams_of
+
+TRAINED = {"edsr-tiny": 40, "edsr-baseline": 40 if torch.cuda.is_available() else 4}  # steps of the second pass
+PLAIN = {"edsr-tiny": {"blocks": 8, "channels": 32}, "edsr-baseline": {"blocks": 16, "channels": 64}}
+ECO = {"mode": "eco", "alpha__schedule": "constant", "alpha__value": 0.5, "teacher__file": "given"}
+
+
+def switches(device: str) -> dict[str, dict[str, object]]:
+    """Row -> settings, each with those of the rows before it; what the device does not have is left out."""
+    rows: dict[str, dict[str, object]] = {
+        "this loop, all off": {
+            "kernels": "reference",
+            "run__precision": "fp32",
+            "run__compile": "off",
+            "run__lanes": False,
+        }
+    }
+    added: dict[str, dict[str, object]] = {}
+    if device == "cuda":
+        added |= {"+ Triton kernels": {"kernels": "auto"}, "+ TF32": {"run__precision": "tf32"}}
+    added["+ bf16"] = {"run__precision": "bf16"}
+    if missing_tool() is None:
+        added["+ compile"] = {"run__compile": "default"}
+    added["+ lanes"] = {"run__lanes": True}
+    if device == "cuda":
+        added["+ CUDA graph"] = {"run__graph": True}
+    for name, settings in added.items():
+        rows[name] = {**list(rows.values())[-1], **settings}
+    return rows
+
+
+class PlainRun:
+    """The first row: what one would write without this project."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.losses: list[float] = []
+        self._trainer = PlainTrainer(
+            smooth_images(16, bench.scale),
+            bench.scale,
+            patch=bench.patch,
+            batch=bench.batch,
+            lr=2e-4,
+            bf16=False,
+            device=bench.device,
+            **PLAIN[bench.network],
+        )
+
+    def __call__(self, count: int) -> None:
+        self.losses += [self._trainer.step(0.5) for _ in range(count)]
+
+
+@pytest.mark.benchmark(group="waterfall")
+@pytest.mark.parametrize("network", CASES)
+def test_waterfall(benchmark: Any, record: Record, tmp_path: Path, quick: bool, network: str) -> None:
+    bench = Bench(network, tmp_path / "bench", quick=quick)
+    trained = 2 if quick else TRAINED[network]
+    rows = switches(bench.device)
+
+    def loop(name: str, folder: str, log_every: int) -> Steps:
+        return bench.loop(**ECO, **rows[name], run__out=str(tmp_path / folder), run__log_every=log_every)
+
+    contestants: dict[str, Steps] = {"plain PyTorch, fp32": PlainRun(bench)}
+    contestants |= {name: loop(name, f"timed{i}", 1000) for i, name in enumerate(rows)}
+    *_, steps, rounds = CASES[network]
+    ms = in_turns(contestants, 1 if quick else steps, 1 if quick else max(8, rounds - 6))
+    contestants.clear()  # memory is of each alone
+
+    for i, (name, value) in enumerate(ms.items()):
+        memory = start_of_memory(bench.device)
+        if name in rows:
+            loop(name, f"alone{i}", trained)(trained)
+            loss = bench.losses(str(tmp_path / f"alone{i}"))[-1]
+        else:
+            alone = PlainRun(bench)
+            alone(trained)
+            loss = sum(alone.losses) / trained
+            del alone
+        record(
+            f"{network}, {name}",
+            ms_per_step=round(value, 2),
+            ratio=round(ms["plain PyTorch, fp32"] / value, 3),
+            of="speed of plain PyTorch",
+            memory_mb=memory(),
+            mean_loss=round(loss, 4),
+            steps=trained,
+            parameters=sum(p.numel() for p in build(network, bench.scale).parameters()),
+        )
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+def start_of_memory(device: str) -> Callable[[], int | None]:
+    """A function that tells the MB that were needed on a GPU since now; None on a CPU, which keeps no such count."""
+    if device != "cuda":
+        return lambda: None
+    streams_of(device).synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    return lambda: (torch.cuda.max_memory_allocated() - before) >> 20
