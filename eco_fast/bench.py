@@ -6,7 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
 from itertools import groupby
 from pathlib import Path
 
@@ -14,57 +14,138 @@ from rich.console import Console
 from rich.table import Table
 
 from eco_fast.errors import UserError
+from eco_fast.plots import plot_figures, plot_kernels, plot_roofline
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 """Not part of the package: there in the source tree, and so in an editable installation."""
 
-SUITES = {"data": ("test_data.py", "test_prepare.py"), "step": ("test_step.py",), "evaluate": ("test_evaluate.py",)}
-"""Suites besides the kernels' and their files."""
+SUITES = {
+    "kernels": ("test_kernels.py",),
+    "data": ("test_data.py", "test_prepare.py"),
+    "step": ("test_waterfall.py", "test_step.py"),
+    "evaluate": ("test_evaluate.py",),
+}
+"""Their files."""
 
 _MEASURED_ON = ("hardware", "threads", "torch", "nvidia-dali-cuda130", "pillow", "numpy", "scikit-image")
 _HARDWARE = ("device", "threads", "torch", "triton")
 
 
-def bench_kernels(csv_file: Path | None = None, *, offline: bool = False, quick: bool = False) -> None:
-    """Time the operations of `eco_kernels` against what they replace, or report on their compiled code.
-
-    Args:
-        csv_file: Where the rows go.
-        offline: Compile for all architectures and report, without running anything; needs no GPU.
-        quick: Tiny problems, one round: shows that everything runs, not how fast.
+def report_kernels(csv_file: Path | None = None) -> None:
+    """Compile the kernels of training for all architectures and report, without running anything; needs no GPU.
 
     Raises:
-        UserError: The source tree or a package is missing, the file cannot be written, or contestants disagree.
+        UserError: The source tree or Triton is missing, or the file cannot be written.
     """
     _look_around(csv_file)
-    if offline:
-        _need("triton", "pip install triton")
-        _report(csv_file)
-    else:
-        _run(("test_kernels.py",), "--rows", csv_file, quick, _print)
+    _need("triton", "pip install triton")
+    if str(BENCHMARKS) not in sys.path:
+        sys.path.append(str(BENCHMARKS))  # by name, and not by file, so that its worker processes find it too
+    importlib.import_module("compile_report").main(csv_file)
 
 
-def bench_suite(name: str, csv_file: Path | None = None, *, quick: bool = False) -> None:
+def bench_suite(name: str, csv_file: Path | None = None, plot: Path | None = None, *, quick: bool = False) -> int:
     """Run one of `SUITES` and print its figures.
 
     Args:
         name: Of the suite.
         csv_file: Where the rows go.
+        plot: Where their plot goes; of the kernels also a roofline, `NAME_roofline.png`.
         quick: Tiny problems, one round: shows that everything runs, not how fast.
 
+    Returns:
+        The number of rows; 0 where nothing could run.
+
     Raises:
-        UserError: As `bench_kernels`.
+        UserError: The source tree or a package is missing, a file cannot be written, or a benchmark failed.
     """
     _look_around(csv_file)
-    _run(SUITES[name], "--figures", csv_file, quick, _print_figures)
+    _look_around(plot)
+    for package in ("pytest", "pytest_benchmark"):
+        _need(package, 'pip install "eco-fast[dev]"')
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.csv" if csv_file is None else csv_file.absolute()
+        code = subprocess.run(_command(name, file, quick), cwd=ROOT, check=False).returncode
+        rows = _read(file)
+    if rows:
+        (_print if name == "kernels" else _print_figures)(rows)
+        if plot is not None:
+            _plot(name, rows, plot)
+    elif plot is not None:
+        plot.unlink(missing_ok=True)  # empty
+    if code != 0:
+        raise UserError(f"the benchmarks failed (pytest's exit code is {code}); its output is above")
+    return len(rows)
 
 
-def _look_around(csv_file: Path | None) -> None:
+def run_all(out: Path, *, quick: bool = False) -> dict[str, str]:
+    """Run all suites one after the other, with rows and plots as `SUITE.csv` and `SUITE.png` in a folder.
+
+    Returns:
+        Suite -> "ran", or "skipped: why", or "failed: why".
+
+    Raises:
+        UserError: The folder cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
+    states = {}
+    started = time.monotonic()
+    for number, name in enumerate(SUITES, start=1):
+        print(f"[{number}/{len(SUITES)}] {name}, after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+        try:
+            rows = bench_suite(name, out / f"{name}.csv", out / f"{name}.png", quick=quick)
+            states[name] = "ran" if rows else "skipped: nothing of it can run here"
+        except UserError as error:
+            states[name] = f"failed: {error}"
+    return states
+
+
+def bench_all(out: Path, *, quick: bool = False) -> None:
+    """`run_all`, and what became of every suite.
+
+    Raises:
+        UserError: A suite failed.
+    """
+    states = run_all(out, quick=quick)
+    for name, state in states.items():
+        print(f"{name}: {state}")
+    print(f"rows and plots: {out}")
+    if failed := [name for name, state in states.items() if state.startswith("failed")]:
+        raise UserError(f"failed: {', '.join(failed)}; their output is above")
+
+
+def _command(name: str, file: Path, quick: bool) -> list[str]:
+    files = [f"benchmarks/{each}" for each in SUITES[name]]
+    option = "--rows" if name == "kernels" else "--figures"
+    command = [sys.executable, "-m", "pytest", *files, "-q", "--benchmark-quiet", "-p", "no:cacheprovider"]
+    return [*command, "--disable-warnings", option, str(file), *(["--quick"] if quick else [])]
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
+
+
+def _plot(name: str, rows: list[dict[str, str]], file: Path) -> None:
+    if name != "kernels":
+        plot_figures(rows, file)
+        return
+    on_device = [row for row in rows if row["device"] == rows[0]["device"]]  # some run on the CPU wherever others do
+    plot_kernels(on_device, file)
+    plot_roofline(on_device, file.with_stem(f"{file.stem}_roofline"))
+
+
+def _look_around(file: Path | None) -> None:
     if not (BENCHMARKS / "test_kernels.py").is_file():
         raise UserError(f"{BENCHMARKS} is missing: benchmarks need the source tree, installed with `pip install -e .`")
-    if csv_file is not None:
-        _empty(csv_file)
+    if file is not None:
+        _empty(file)
 
 
 def _need(package: str, mend: str) -> None:
@@ -78,30 +159,6 @@ def _empty(file: Path) -> None:
         file.write_bytes(b"")
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from error
-
-
-def _report(csv_file: Path | None) -> None:
-    if str(BENCHMARKS) not in sys.path:
-        sys.path.append(str(BENCHMARKS))  # by name, and not by file, so that its worker processes find it too
-    importlib.import_module("compile_report").main(csv_file)
-
-
-def _run(
-    files: Sequence[str], option: str, csv_file: Path | None, quick: bool, show: Callable[[list[dict[str, str]]], None]
-) -> None:
-    for package in ("pytest", "pytest_benchmark"):
-        _need(package, 'pip install "eco-fast[dev]"')
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows.csv" if csv_file is None else csv_file.absolute()
-        command = [sys.executable, "-m", "pytest", *(f"benchmarks/{name}" for name in files), "-q", "--benchmark-quiet"]
-        command += ["-p", "no:cacheprovider", "--disable-warnings", option, str(file)]
-        command += ["--quick"] if quick else []
-        code = subprocess.run(command, cwd=ROOT, check=False).returncode
-        if file.is_file():
-            with file.open(newline="", encoding="utf-8") as opened:
-                show(list(csv.DictReader(opened)))
-    if code != 0:
-        raise UserError(f"the benchmarks failed (pytest's exit code is {code}); its output is above")
 
 
 def _print_figures(rows: list[dict[str, str]]) -> None:

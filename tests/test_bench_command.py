@@ -34,7 +34,7 @@ def _fail(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_a_quick_run_prints_a_table_and_writes_rows(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.csv"
     with pytest.raises(SystemExit) as stop:
-        main(["bench", "kernels", "--quick", "--csv", str(file)])
+        main(["bench", "kernels", "--quick", "--csv", str(file), "--plot", str(tmp_path / "plot.png")])
     printed = capfd.readouterr().out
     assert stop.value.code == 0, printed
     with file.open(newline="") as opened:
@@ -42,6 +42,7 @@ def test_a_quick_run_prints_a_table_and_writes_rows(tmp_path: Path, capfd: pytes
         rows = list(reader)
     assert reader.fieldnames is not None and ",".join(reader.fieldnames) == COLUMNS
     assert list(dict.fromkeys(row["operation"] for row in rows)) == OPERATIONS
+    assert {path.name for path in tmp_path.glob("*.png")} == {"plot.png", "plot_roofline.png"}
     for operation in OPERATIONS:
         assert operation in printed
         contestants = {row["contestant"] for row in rows if row["operation"] == operation}
@@ -66,7 +67,7 @@ def test_offline_calls_the_compile_report(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(report, "main", called.append, raising=False)
     monkeypatch.setitem(sys.modules, "compile_report", report)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    bench.bench_kernels(tmp_path / "report.csv", offline=True)
+    bench.report_kernels(tmp_path / "report.csv")
     assert called == [tmp_path / "report.csv"]
 
 
@@ -96,7 +97,7 @@ def test_rows_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_failed_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.sys, "executable", "/bin/false")
     with pytest.raises(UserError, match="exit code is 1"):
-        bench.bench_kernels(quick=True)
+        bench.bench_suite("kernels", quick=True)
 
 
 @pytest.mark.slow
@@ -104,15 +105,40 @@ def test_another_suite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     pytest.importorskip("skimage")
     file = tmp_path / "rows.csv"
     with pytest.raises(SystemExit) as stop:
-        main(["bench", "evaluate", "--quick", "--csv", str(file)])
+        main(["bench", "evaluate", "--quick", "--csv", str(file), "--plot", str(tmp_path / "plot.png")])
     printed = capfd.readouterr().out
     assert stop.value.code == 0, printed
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert {row["benchmark"] for row in rows} == {"evaluate"} and len(rows) == 4
+    assert (tmp_path / "plot.png").stat().st_size > 1000
     assert all(row["case"] in printed and row["hardware"] and row["torch"] for row in rows)
 
 
 def test_the_files_of_every_suite_are_there() -> None:
-    named = {file for files in bench.SUITES.values() for file in files} | {"test_kernels.py"}
+    named = {file for files in bench.SUITES.values() for file in files}
     assert named == {path.name for path in bench.BENCHMARKS.glob("test_*.py")}
+
+
+def test_what_became_of_every_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One has rows, one has none, the others fail: none of those that did not run is said to have."""
+
+    def suite(name: str, csv_file: Path, plot: Path, *, quick: bool) -> int:
+        if name in ("kernels", "data"):
+            return 3 if name == "kernels" else 0
+        raise UserError("the benchmarks failed")
+
+    monkeypatch.setattr(bench, "bench_suite", suite)
+    states = bench.run_all(tmp_path / "out", quick=True)
+    assert list(states) == list(bench.SUITES)
+    assert states["kernels"] == "ran"
+    assert states["data"].startswith("skipped: ")
+    assert states["step"] == "failed: the benchmarks failed"
+    with pytest.raises(UserError, match="failed: step, evaluate"):
+        bench.bench_all(tmp_path / "out")
+
+
+def test_a_suite_without_rows_leaves_no_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_command", lambda *_: [sys.executable, "-c", "pass"])
+    assert bench.bench_suite("data", tmp_path / "rows.csv", tmp_path / "plot.png") == 0
+    assert not (tmp_path / "plot.png").exists()

@@ -43,11 +43,11 @@ def probe(lab: Lab, trial: Trial) -> list[Row]:
     configure(config.run)
     quiet = Display(Console(quiet=True))
     inputs = load_inputs(config, None, quiet)
-    loop = Loop(
-        config, RunFolder(lab.work / "figure_2" / trial.name, 1), inputs, StudentStep(inputs.student, config), quiet
-    )
+    folder = RunFolder(lab.work / "figure_2" / trial.name, 1)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    loop = Loop(config, folder, inputs, StudentStep(inputs.student, config), quiet)
     rows: list[Row] = []
-    for step in range(STEPS):
+    for step in range(trial.steps):
         if step % EVERY:
             loop.advance(step)
             continue

@@ -20,6 +20,11 @@ _ROWS = {  # network-scale-mode -> PSNR-Y in dB / SSIM-Y, in the order of SETS
 }
 
 
+def names() -> list[str]:
+    """Of the rows: network-scale-mode."""
+    return list(_ROWS)
+
+
 def published(name: str) -> dict[str, tuple[float, float]]:
     """Set -> (PSNR-Y in dB, SSIM-Y).
 

@@ -1,0 +1,275 @@
+"""The operations of `eco_kernels` on a device against float64 references, for every specialisation of a kernel."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from itertools import cycle, product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from eco_fast.proof.outcome import Evidence, NotRun
+from eco_kernels import bicubic_downsample, downsample_mix, eco_l1_with_grad, gather_mix, gather_patches, reference
+from eco_kernels.checks import CHARBONNIER_EPS
+
+SCALES = (2, 3, 4)
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+KINDS = ("l1", "l2", "charbonnier")
+ABSOLUTE = 3e-7  # of values in [0, 1]: a few roundings of fp32
+
+_ROUNDED = 255 * 2e-7  # error of a difference on the 0-255 scale
+
+Check = Callable[[torch.device], float]  # runs on a device; the largest error in units of what is allowed
+
+
+class Case(NamedTuple):
+    """One call, and the specialisations of kernels that it makes."""
+
+    name: str
+    covers: frozenset[str]
+    check: Check
+
+
+def parity(device: torch.device, wanted: frozenset[str] | None = None) -> Evidence:
+    """Run the cases and compare.
+
+    Args:
+        device: Where the operations run; the references are computed on the CPU.
+        wanted: Only cases all of whose specialisations are among these.
+    """
+    faults, worst, worst_name, compared = [], 0.0, "", 0
+    for case in cases():
+        if wanted is not None and not case.covers <= wanted:
+            continue
+        error = case.check(device)
+        compared += 1
+        if not error <= 1.0:
+            faults.append(f"{case.name}: {error:.3g} times the allowed error")
+        if error >= worst:
+            worst, worst_name = error, case.name
+    detail = f"{compared} calls; largest error {worst:.2g} of what is allowed ({worst_name})"
+    return Evidence(compared, tuple(faults), detail if compared else "no case was chosen")
+
+
+def coverage(known: frozenset[str]) -> Evidence:
+    """Whether the cases call every specialisation in `known`."""
+    covered = frozenset().union(*(case.covers for case in cases()))
+    missing = tuple(f"{name} is called by no case" for name in sorted(known - covered))
+    return Evidence(len(known & covered), missing, f"{len(known)} specialisations")
+
+
+def kernels_must_run(device: torch.device) -> None:
+    """Refuse to test anything but the kernels.
+
+    Raises:
+        NotRun: On this device plain PyTorch computes.
+    """
+    from eco_kernels.dispatch import implementation
+
+    if implementation(device).__name__ != "eco_kernels.gpu":
+        raise NotRun(f"plain PyTorch computes on {device}: the kernels need a GPU of compute capability 8.0 or more")
+
+
+def cases() -> Iterator[Case]:
+    """All of them, in the order of the operations."""
+    yield from _gathers()
+    yield from _bicubics()
+    yield from _mixes()
+    yield from _losses()
+    yield from _training_batches()
+
+
+def _name(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.").lower()
+
+
+def _random(shape: tuple[int, ...], dtype: torch.dtype, seed: int, layout: str = "nchw") -> Tensor:
+    """Images with saturated parts, which make the filter overshoot."""
+    generator = torch.Generator().manual_seed(seed)
+    x = (torch.rand(shape, generator=generator) * 1.5 - 0.25).clamp(0, 1)
+    x = (x * 255).round().to(dtype) if dtype == torch.uint8 else x.to(dtype)
+    return x.contiguous(memory_format=LAYOUTS[layout])
+
+
+def _error(result: Tensor, expected: Tensor, absolute: float | Tensor = ABSOLUTE) -> float:
+    """Largest error over what is allowed: one rounding to the result's type, and `absolute`. Exact for uint8."""
+    result = result.cpu()
+    if result.shape != expected.shape:
+        return float("inf")
+    if result.dtype == torch.uint8:
+        return 0.0 if torch.equal(result, expected) else float("inf")
+    relative = torch.finfo(result.dtype).eps / 2
+    error = (result.double() - expected.double()).abs() / (expected.double().abs() * relative + absolute)
+    return float("inf") if error.isnan().any() else error.max().item()
+
+
+def _gathers() -> Iterator[Case]:
+    sizes, patch, batch = ((40, 62), (80, 48), (46, 46)), 37, 9
+    lengths = torch.tensor([h * w * 3 for h, w in sizes])
+    generator = torch.Generator().manual_seed(0)
+    stores = torch.randint(0, 256, (2, int(lengths.sum())), generator=generator, dtype=torch.uint8)
+    offsets, index = lengths.cumsum(0) - lengths, torch.arange(batch) % 3
+    corners = [(k // 3 % 2 * (sizes[k % 3][0] - patch), k // 2 % 2 * (sizes[k % 3][1] - patch)) for k in range(batch)]
+    top, left = torch.tensor(corners).unbind(1)
+    alpha = torch.rand(batch, generator=generator)
+    for widths_type, dtype in product((torch.int64, torch.int32), (torch.uint8, *FLOATS)):
+        place: dict[str, Any] = {
+            "offsets": offsets,
+            "widths": torch.tensor([w for _, w in sizes], dtype=widths_type),
+            "index": index,
+            "top": top,
+            "left": left,
+            "orientation": torch.arange(batch) % 8,
+        }
+        mixed = dtype != torch.uint8
+
+        def check(
+            device: torch.device, place: dict[str, Any] = place, dtype: torch.dtype = dtype, mixed: bool = mixed
+        ) -> float:
+            there = {name: each.to(device) for name, each in place.items()}
+            first, second = (store.to(device) for store in stores)
+            if not mixed:
+                result = gather_patches(first, **there, patch=patch)
+                return _error(result, reference.gather_patches(stores[0], **place, patch=patch))
+            result = gather_mix(first, second, **there, patch=patch, alpha=alpha.to(device), dtype=dtype)
+            return _error(result, reference.gather_mix(stores[0], stores[1], **place, patch=patch, alpha=alpha))
+
+        kind = "gather-mix" if mixed else "gather"
+        name = f"{kind}-{_name(dtype)}-i{8 * widths_type.itemsize}"
+        yield Case(name, frozenset({name}), check)
+
+
+def _bicubics() -> Iterator[Case]:
+    for scale, dtype, layout, rounding in product(SCALES, (torch.uint8, *FLOATS), LAYOUTS, ("matlab", "none")):
+        if dtype == torch.uint8 and rounding == "none":
+            continue
+        x = _random((2, 3, 19 * scale, 27 * scale), dtype, scale, layout)
+
+        def check(device: torch.device, x: Tensor = x, scale: int = scale, rounding: str = rounding) -> float:
+            result = bicubic_downsample(x.to(device), scale, rounding=rounding)
+            return _error(result, reference.bicubic_downsample(x, scale, rounding=rounding))
+
+        name = f"x{scale}-{_name(dtype)}-{layout}-{rounding}"
+        yield Case(f"bicubic {name}", frozenset({f"vertical-{name}", f"horizontal-{name}"}), check)
+
+
+def _mixes() -> Iterator[Case]:
+    """Every first pass and every second pass, in as few calls as there are second passes."""
+    for scale, layout, rounding in product(SCALES, LAYOUTS, ("matlab", "none")):
+        centroids = cycle((torch.bfloat16, torch.uint8, torch.float32, torch.float16))
+        for real, result in product((torch.uint8, torch.float32), FLOATS):
+            yield _mix(scale, layout, rounding, next(centroids), real, result)
+
+
+def _mix(
+    scale: int,
+    layout: str,
+    rounding: str,
+    centroid_type: torch.dtype,
+    real: torch.dtype,
+    result_type: torch.dtype,
+    *,
+    batch: int = 5,
+    size: tuple[int, int] = (23, 20),
+    patch: int = 17,
+    mark: frozenset[str] = frozenset(),
+) -> Case:
+    centroid = _random((batch, 3, size[0] * scale, size[1] * scale), centroid_type, 1, layout)
+    lr = _random((batch, 3, *size), real, 2, layout)
+    generator = torch.Generator().manual_seed(3)
+    alpha = torch.rand(batch, generator=generator)
+    options: dict[str, Any] = {
+        "top": torch.arange(batch) % (size[0] - patch + 1),
+        "left": torch.arange(batch) % (size[1] - patch + 1),
+        "orientation": torch.arange(batch) * 3 % 8,
+    }
+
+    def check(device: torch.device) -> float:
+        there = {name: value.to(device) for name, value in options.items()}
+        result = downsample_mix(
+            centroid.to(device), lr.to(device), alpha.to(device), scale, **there,
+            patch=patch, rounding=rounding, dtype=result_type,
+        )  # fmt: skip
+        return _error(
+            result, reference.downsample_mix(centroid, lr, alpha, scale, **options, patch=patch, rounding=rounding)
+        )
+
+    first = f"vertical-patch-x{scale}-{_name(centroid_type)}-{layout}-{rounding}"
+    second = f"horizontal-mix-x{scale}-{_name(real)}-{_name(result_type)}-{layout}-{rounding}"
+    return Case(f"mix {first}, {second}", frozenset({first, second}) | mark, check)
+
+
+def _losses() -> Iterator[Case]:
+    targets = (torch.uint8, torch.bfloat16, torch.float32, None)
+    for kind, dtype, hr_type, centroid_type in product(KINDS, FLOATS, targets, targets):
+        if hr_type is not None or centroid_type is not None:
+            yield _loss(kind, dtype, hr_type, centroid_type)
+
+
+def _loss(
+    kind: str,
+    dtype: torch.dtype,
+    hr_type: torch.dtype | None,
+    centroid_type: torch.dtype | None,
+    *,
+    shape: tuple[int, ...] = (3, 3, 48, 32),
+    mark: frozenset[str] = frozenset(),
+) -> Case:
+    sr = _random(shape, dtype, 1, "channels_last")
+    hr, centroid = (
+        None if each is None else _random(shape, each, seed, "channels_last")
+        for seed, each in ((2, hr_type), (3, centroid_type))
+    )
+    alpha = torch.tensor(0.3) if hr is not None and centroid is not None else None
+    arguments = (sr, hr, centroid, alpha)
+
+    def check(device: torch.device) -> float:
+        there = [None if each is None else each.to(device) for each in arguments]
+        loss, grad = eco_l1_with_grad(*there, kind=kind, scale_factor=255.0)  # type: ignore[arg-type]
+        expected, slope = reference.eco_l1_with_grad(*arguments, kind=kind, scale_factor=255.0)
+        _, unscaled = reference.eco_l1_with_grad(*arguments, kind="l2")
+        difference = unscaled.abs() * sr.numel() / 2
+        apart = (difference > ABSOLUTE) | (kind != "l1")  # l1 jumps where they are equal
+        room = 255 / sr.numel() * (_steepness(kind, 255 * difference) * _ROUNDED + 3e-7)
+        error = _error(grad.cpu()[apart], slope[apart], room[apart])
+        return max(error, abs(loss.item() - expected.item()) / (1e-6 * expected.item()))
+
+    name = "-".join((kind, *map(_name, (dtype, hr_type, centroid_type))))
+    return Case(f"loss {name}", frozenset({name}) | mark, check)
+
+
+def _steepness(kind: str, difference: Tensor) -> Tensor:
+    """How much a loss's slope changes with the scaled difference, at most, within its rounding."""
+    if kind == "charbonnier":
+        least = (difference - _ROUNDED).clamp(min=0)
+        return CHARBONNIER_EPS**2 / (least**2 + CHARBONNIER_EPS**2) ** 1.5
+    return torch.full_like(difference, 2.0 if kind == "l2" else 0.0)
+
+
+def _training_batches() -> Iterator[Case]:
+    """The usual types at the size of training: batch 16, HR patches of 192 pixels."""
+    mark = frozenset({"training batch"})
+    for dtype in (torch.float32, torch.bfloat16):
+        yield _loss("l1", dtype, torch.uint8, torch.uint8, shape=(16, 3, 192, 192), mark=mark)
+    for scale in SCALES:
+        side = 192 // scale
+        yield _mix(
+            scale, "channels_last", "matlab", torch.bfloat16, torch.uint8, torch.float32,
+            batch=16, size=(side + 4, side + 4), patch=side, mark=mark,
+        )  # fmt: skip
+
+
+def main() -> None:
+    """The cases of the specialisations that are named, on the CPU; what came out as JSON. For a process of its own."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="+")
+    device = torch.device("cpu")
+    kernels_must_run(device)
+    evidence = parity(device, frozenset(parser.parse_args().names))
+    print(json.dumps({"compared": evidence.compared, "faults": evidence.faults, "detail": evidence.detail}))
+
+
+if __name__ == "__main__":
+    main()

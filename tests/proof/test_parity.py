@@ -1,0 +1,96 @@
+"""The comparisons of the proof: they cover everything, hold on the CPU, and see what is wrong."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from eco_fast.proof import kernels, training
+from eco_fast.proof.outcome import NotRun, perform
+
+CPU = torch.device("cpu")
+
+
+def test_every_specialisation_is_called() -> None:
+    pytest.importorskip("triton")
+    from eco_kernels.offline import specialisations
+
+    known = frozenset(kernel.name for kernel in specialisations())
+    assert kernels.coverage(known).compared == len(known) > 300
+    assert not kernels.coverage(known).faults
+    assert kernels.coverage(known | {"a new one"}).faults == ("a new one is called by no case",)
+
+
+def test_operations_are_right_on_the_cpu() -> None:
+    evidence = kernels.parity(CPU)
+    assert evidence.compared > 250
+    assert not evidence.faults
+
+
+def test_no_case_chosen_is_nothing_compared() -> None:
+    assert kernels.parity(CPU, frozenset({"no such kernel"})).compared == 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"), [("gather_patches", "gather-"), ("bicubic_downsample", "bicubic"), ("downsample_mix", "mix")]
+)
+def test_a_wrong_value_is_seen(monkeypatch: pytest.MonkeyPatch, operation: str, kind: str) -> None:
+    right = getattr(kernels, operation)
+
+    def wrong(*arguments: object, **options: object) -> Tensor:
+        result = right(*arguments, **options).clone()
+        result[(-1,) * result.ndim] += 1 if result.dtype == torch.uint8 else 0.02
+        return result
+
+    monkeypatch.setattr(kernels, operation, wrong)
+    faults = kernels.parity(CPU).faults
+    assert faults and all(fault.startswith(kind) for fault in faults)
+
+
+def test_a_wrong_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = kernels.eco_l1_with_grad
+
+    def wrong(*arguments: Tensor, **options: object) -> tuple[Tensor, Tensor]:
+        loss, grad = right(*arguments, **options)
+        return loss, grad * 1.02
+
+    monkeypatch.setattr(kernels, "eco_l1_with_grad", wrong)
+    assert len(kernels.parity(CPU).faults) >= 135  # every type and kind
+
+
+def test_plain_pytorch_does_not_pass_for_kernels() -> None:
+    with pytest.raises(NotRun, match="plain PyTorch computes on cpu"):
+        kernels.kernels_must_run(CPU)
+
+
+@pytest.mark.slow
+def test_switches_of_training(tmp_path: Path) -> None:
+    runs = training.Training(tmp_path, "cpu")
+    found = {name: perform(name, "cpu", lambda check=check: check(runs)) for name, check in training.CHECKS.items()}
+    failed = [f"{name}: {outcome.detail}" for name, outcome in found.items() if outcome.status == "failed"]
+    assert not failed
+    assert {name for name, outcome in found.items() if outcome.status == "not run"} <= {
+        "CUDA graph and single launches",
+        "kernels and plain PyTorch",
+        "compiled and eager",  # without a compiler
+        "packed and resident",  # without DALI
+    }
+
+
+@pytest.mark.slow
+def test_a_switch_that_changes_the_weights_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = training.Training.weights
+
+    def wrong(self: training.Training, settings: training.Settings = {}, **options: int) -> Tensor:  # noqa: B006
+        weights = right(self, settings, **options)
+        return weights * (1 + 1e-6) if settings.get("run.lanes") else weights
+
+    monkeypatch.setattr(training.Training, "weights", wrong)
+    runs = training.Training(tmp_path, "cpu")
+    assert perform("equal", "cpu", runs.repeat).status == "passed"
+    assert perform("lanes", "cpu", runs.lanes).status == "failed"
+
+
+def test_what_is_not_a_number_is_infinitely_far() -> None:
+    assert training.relative_distance(torch.tensor([float("nan")]), torch.ones(1)) == float("inf")
