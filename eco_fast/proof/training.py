@@ -140,6 +140,7 @@ class Training:
             "run.steps": STEPS,
             "run.out": str(self.folder / "run"),
             "run.device": self.device,
+            "run.threads": 1,  # the networks are tiny, and threads of other processes would be waited for
             "run.precision": "fp32",
             "run.compile": "off",
             "run.lanes": False,
