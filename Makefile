@@ -7,7 +7,7 @@ CPU_TORCH := torch==2.13.0 triton==3.7.1
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-full check lint format bench clean
+.PHONY: demo test test-full check lint format bench reproduce clean
 
 demo: $(READY)
 	$(BIN)/eco-fast demo --out runs/demo --force
@@ -31,7 +31,12 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python -m pytest -q benchmarks --benchmark-only
+	$(BIN)/eco-fast bench all --out runs/bench
+
+# The paper's figures at CPU scale; needs the folder named by ECO_FAST_TESTDATA, and hours.
+reproduce: $(READY)
+	for figure in figure_3 table figure_5 figure_4 figure_2; do \
+		$(BIN)/python -m benchmarks.reproduce.$$figure || exit 1; done
 
 clean:
 	rm -rf .venv build dist *.egg-info

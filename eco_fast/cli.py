@@ -392,7 +392,7 @@ def data(
 
 @app.command(
     short_help="Say what is installed and used.",
-    epilog=_examples("eco-fast doctor", "eco-fast doctor --gpu-proof --out gpu-proof"),
+    epilog=_examples("eco-fast doctor", "eco-fast doctor --gpu-proof --out proof"),
 )
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
@@ -405,7 +405,7 @@ def doctor(
         ),
     ] = False,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Takes the report, rows and plots.")] = Path(
-        "gpu-proof"
+        "runs/gpu-proof"
     ),
 ) -> None:
     """Say what is installed, what is used for what and why, and what to install."""
@@ -473,7 +473,7 @@ def bench_evaluate(csv: _Csv = None, plot: _Plot = None, quick: _Quick = False) 
 
 @bench.command("all", short_help="All of these, with plots.")
 def bench_all(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Takes rows and plots.")] = Path("bench"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Takes rows and plots.")] = Path("runs/bench"),
     quick: _Quick = False,
 ) -> None:
     """All of these, with rows and plots in a folder; on 2 CPU cores half an hour."""
