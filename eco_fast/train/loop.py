@@ -138,14 +138,16 @@ class Loop:
         if self.curves is not None:
             self.curves.close()
         self.world.any(False)  # the checkpoint is there when any process returns
-        read = ", ".join(f"{kind} {count}" for kind, count in sorted(self.maker.made.items()))
-        self.display.line(f"batches that read or ran: {read}")
+        if self.maker.made:
+            read = ", ".join(f"{kind} {count}" for kind, count in sorted(self.maker.made.items()))
+            self.display.line(f"batches that read or ran: {read}")
         self.checkpoint = self.folder.checkpoints.latest()
         if stopped or self.checkpoint is None:
             raise Stopped(f"stopped after step {done}; checkpoint {self.checkpoint}; go on with --resume")
         best = self.folder.checkpoints.best()
         marked = f"; best by validation: {best}" if best not in (None, self.checkpoint) else ""
-        self.display.line(f"{rate:.1f} steps/s; checkpoint: {self.checkpoint}{marked}")
+        made = f"{rate:.1f} steps/s" if self.maker.made else f"all {done} steps were done before"
+        self.display.line(f"{made}; checkpoint: {self.checkpoint}{marked}")
         return Result(self.checkpoint, rate, self.psnr_y)
 
     def _online(self, teacher: nn.Module, images: TrainingSet | None) -> OnlineTeacher:

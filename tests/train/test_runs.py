@@ -71,6 +71,18 @@ def test_training_and_validating_on_one_folder_is_said(
     assert f"{photos} is trained on and validated on" in capsys.readouterr().out
 
 
+def test_a_run_that_is_complete_stays_as_it_is(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run(photos, tmp_path / "run")
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    again = train(load_config(tmp_path / "run" / "config.toml"), resume=True)
+    assert again.checkpoint == first.checkpoint
+    assert "all 6 steps were done before" in capsys.readouterr().out
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
 def test_x4_starts_from_x2(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = run(photos, tmp_path / "x2").checkpoint
     capsys.readouterr()
