@@ -3,6 +3,7 @@
 import io
 import os
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import typer
 from benchmarks.reproduce.lab import Lab, Trial
 from benchmarks.rows import environment, write_figures
 from eco_fast.compare import Curve
+from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
 
 RESULTS = Path(__file__).parents[1] / "results" / "reproduce"
@@ -35,8 +37,15 @@ def command(make: Callable[[Lab, Path], None]) -> None:
         out: Annotated[Path, typer.Option(help="Takes CSV and PNG.")] = RESULTS,
         jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = os.cpu_count() or 1,
     ) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        make(Lab(data, work, jobs), out)
+        try:
+            for needed in ("train", "Kodak24/HR", "Set5", "weights/RLFN/rlfn_s_x2.pth"):
+                if not (data / needed).exists():
+                    raise UserError(f"{data / needed} is missing; name its folder with --data or ECO_FAST_TESTDATA")
+            out.mkdir(parents=True, exist_ok=True)
+            make(Lab(data, work, jobs), out)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
 
     main.__doc__ = make.__doc__
     typer.run(main)
