@@ -3,12 +3,15 @@
 import csv
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
 
 from rich.console import Console
 from rich.table import Table
@@ -20,13 +23,31 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 """Not part of the package: there in the source tree, and so in an editable installation."""
 
+
+class Suite(NamedTuple):
+    """Some benchmarks."""
+
+    files: tuple[str, ...]
+    needs: tuple[str, ...] = ()  # packages, besides those of the tests and of training
+    photographs: bool = False
+
+
 SUITES = {
-    "kernels": ("test_kernels.py",),
-    "data": ("test_data.py", "test_prepare.py"),
-    "step": ("test_waterfall.py", "test_step.py"),
-    "evaluate": ("test_evaluate.py",),
+    "kernels": Suite(("test_kernels.py",)),
+    "data": Suite(("test_data.py", "test_prepare.py"), ("nvidia.dali",), photographs=True),
+    "step": Suite(("test_waterfall.py", "test_step.py"), ("nvidia.dali",)),
+    "evaluate": Suite(("test_evaluate.py",), ("skimage",)),
 }
-"""Their files."""
+
+_MENDS = {
+    "pytest": 'pip install "eco-fast[dev]"',
+    "pytest_benchmark": 'pip install "eco-fast[dev]"',
+    "skimage": 'pip install "eco-fast[demo]"',
+    "nvidia.dali": "pip install nvidia-dali-cuda130",
+    "triton": "pip install triton",
+}
+_PHOTOGRAPHS = "train/DIV2K_0901-1000_quarter/*.png"  # in the folder that ECO_FAST_TESTDATA names
+_NO_TESTS = 5  # pytest's exit code where every file was skipped as a whole
 
 _MEASURED_ON = ("hardware", "threads", "torch", "nvidia-dali-cuda130", "pillow", "numpy", "scikit-image")
 _HARDWARE = ("device", "threads", "torch", "triton")
@@ -38,14 +59,14 @@ def report_kernels(csv_file: Path | None = None) -> None:
     Raises:
         UserError: The source tree or Triton is missing, or the file cannot be written.
     """
-    _look_around(csv_file)
-    _need("triton", "pip install triton")
+    _refuse(_why_not_here("triton"))
+    _empty(csv_file)
     if str(BENCHMARKS) not in sys.path:
         sys.path.append(str(BENCHMARKS))  # by name, and not by file, so that its worker processes find it too
     importlib.import_module("compile_report").main(csv_file)
 
 
-def bench_suite(name: str, csv_file: Path | None = None, plot: Path | None = None, *, quick: bool = False) -> int:
+def bench_suite(name: str, csv_file: Path | None = None, plot: Path | None = None, *, quick: bool = False) -> str:
     """Run one of `SUITES` and print its figures.
 
     Args:
@@ -55,32 +76,32 @@ def bench_suite(name: str, csv_file: Path | None = None, plot: Path | None = Non
         quick: Tiny problems, one round: shows that everything runs, not how fast.
 
     Returns:
-        The number of rows; 0 where nothing could run.
+        "ran", or "skipped: why" where pytest skipped every benchmark; there is no plot then.
 
     Raises:
-        UserError: The source tree or a package is missing, a file cannot be written, or a benchmark failed.
+        UserError: The suite cannot run here, a file cannot be written, or a benchmark failed.
     """
-    _look_around(csv_file)
-    _look_around(plot)
-    for package in ("pytest", "pytest_benchmark"):
-        _need(package, 'pip install "eco-fast[dev]"')
+    _refuse(why_not(name))
+    _empty(csv_file)
+    _clear(name, plot)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.csv" if csv_file is None else csv_file.absolute()
-        code = subprocess.run(_command(name, file, quick), cwd=ROOT, check=False).returncode
+        outcomes = Path(folder) / "outcomes.xml"
+        code = subprocess.run(_command(name, file, outcomes, quick), cwd=ROOT, check=False).returncode
         rows = _read(file)
+        state = _state(outcomes) if code in (0, _NO_TESTS) else ""
     if rows:
-        (_print if name == "kernels" else _print_figures)(rows)
-        if plot is not None:
-            _plot(name, rows, plot)
-    elif plot is not None:
-        plot.unlink(missing_ok=True)  # empty
-    if code != 0:
+        (_print_kernels if name == "kernels" else _print_figures)(rows)
+        _plot(name, rows, plot)
+    if not state:
         raise UserError(f"the benchmarks failed (pytest's exit code is {code}); its output is above")
-    return len(rows)
+    return state
 
 
 def run_all(out: Path, *, quick: bool = False) -> dict[str, str]:
     """Run all suites one after the other, with rows and plots as `SUITE.csv` and `SUITE.png` in a folder.
+
+    What does not run leaves neither, also none of an earlier run. A suite that fails may leave the rows it had.
 
     Returns:
         Suite -> "ran", or "skipped: why", or "failed: why".
@@ -96,33 +117,94 @@ def run_all(out: Path, *, quick: bool = False) -> dict[str, str]:
     started = time.monotonic()
     for number, name in enumerate(SUITES, start=1):
         print(f"[{number}/{len(SUITES)}] {name}, after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
-        try:
-            rows = bench_suite(name, out / f"{name}.csv", out / f"{name}.png", quick=quick)
-            states[name] = "ran" if rows else "skipped: nothing of it can run here"
-        except UserError as error:
-            states[name] = f"failed: {error}"
+        states[name] = _run_one(name, out, quick)
+        if states[name] != "ran":
+            print(f"{name}: {states[name]}", flush=True)
     return states
 
 
-def bench_all(out: Path, *, quick: bool = False) -> None:
-    """`run_all`, and what became of every suite.
+def bench_all(out: Path | None = None, *, quick: bool = False) -> None:
+    """`run_all`, and what became of every suite; without `out` tables only.
 
     Raises:
-        UserError: A suite failed.
+        UserError: A suite failed, or the folder cannot be made.
     """
-    states = run_all(out, quick=quick)
+    with tempfile.TemporaryDirectory() as folder:
+        states = run_all(out or Path(folder), quick=quick)
+    print()
     for name, state in states.items():
         print(f"{name}: {state}")
-    print(f"rows and plots: {out}")
+    if out is not None:
+        print(f"rows and plots: {out}")
     if failed := [name for name, state in states.items() if state.startswith("failed")]:
         raise UserError(f"failed: {', '.join(failed)}; their output is above")
 
 
-def _command(name: str, file: Path, quick: bool) -> list[str]:
-    files = [f"benchmarks/{each}" for each in SUITES[name]]
+def why_not(name: str) -> str:
+    """Why a suite cannot run here, with the mend, in one line; empty if it can."""
+    suite = SUITES[name]
+    data = os.environ.get("ECO_FAST_TESTDATA")
+    if suite.photographs and data and not any(Path(data).glob(_PHOTOGRAPHS)):
+        return f"{data} has no {_PHOTOGRAPHS}; let ECO_FAST_TESTDATA name a folder that has, or unset it"
+    photographs = ("skimage",) if suite.photographs and not data else ()  # it brings some of its own
+    return _why_not_here("pytest", "pytest_benchmark", *suite.needs, *photographs)
+
+
+def _why_not_here(*packages: str) -> str:
+    if not (BENCHMARKS / "test_kernels.py").is_file():
+        return f"{BENCHMARKS} is missing: benchmarks need the source tree, installed with `pip install -e .`"
+    missing = next((package for package in packages if not _is_installed(package)), None)
+    return "" if missing is None else f"this needs the package {missing}: {_MENDS[missing]}"
+
+
+def _is_installed(package: str) -> bool:
+    above = package.rpartition(".")[0]
+    return (not above or _is_installed(above)) and importlib.util.find_spec(package) is not None
+
+
+def _refuse(reason: str) -> None:
+    if reason:
+        raise UserError(reason)
+
+
+def _run_one(name: str, out: Path, quick: bool) -> str:
+    """What became of a suite."""
+    file, plot = out / f"{name}.csv", out / f"{name}.png"
+    file.unlink(missing_ok=True)
+    _clear(name, plot)
+    if reason := why_not(name):
+        return f"skipped: {reason}"
+    try:
+        state = bench_suite(name, file, plot, quick=quick)
+    except UserError as error:
+        state = f"failed: {error}"
+    if not _read(file):
+        file.unlink(missing_ok=True)
+    return state
+
+
+def _command(name: str, file: Path, outcomes: Path, quick: bool) -> list[str]:
+    files = [str(BENCHMARKS / each) for each in SUITES[name].files]
     option = "--rows" if name == "kernels" else "--figures"
     command = [sys.executable, "-m", "pytest", *files, "-q", "--benchmark-quiet", "-p", "no:cacheprovider"]
-    return [*command, "--disable-warnings", option, str(file), *(["--quick"] if quick else [])]
+    command += ["--disable-warnings", f"--junitxml={outcomes}", option, str(file)]
+    return [*command, "--quick"] if quick else command
+
+
+def _state(outcomes: Path) -> str:
+    """Of a suite in which nothing failed."""
+    skipped = [case.find("skipped") for case in ElementTree.parse(outcomes).iter("testcase")]
+    if None in skipped:
+        return "ran"
+    reasons = dict.fromkeys(_reason(each) for each in skipped if each is not None)
+    return f"skipped: {'; '.join(reasons) or 'there is no benchmark in it'}"
+
+
+def _reason(skipped: ElementTree.Element) -> str:
+    message = skipped.get("message", "")
+    if message != "collection skipped":
+        return message
+    return (skipped.text or "").rpartition("Skipped: ")[2][:-2]  # ('file', line, 'Skipped: why')
 
 
 def _read(file: Path) -> list[dict[str, str]]:
@@ -132,33 +214,40 @@ def _read(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-def _plot(name: str, rows: list[dict[str, str]], file: Path) -> None:
-    if name != "kernels":
-        plot_figures(rows, file)
+def _plot(name: str, rows: list[dict[str, str]], file: Path | None) -> None:
+    if file is None:
         return
-    on_device = [row for row in rows if row["device"] == rows[0]["device"]]  # some run on the CPU wherever others do
-    plot_kernels(on_device, file)
-    plot_roofline(on_device, file.with_stem(f"{file.stem}_roofline"))
+    try:
+        if name == "kernels":
+            plot_kernels(rows, file)
+            plot_roofline(rows, _roofline(file))
+        else:
+            plot_figures(rows, file)
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or file}: {error.strerror}; name another file") from error
 
 
-def _look_around(file: Path | None) -> None:
-    if not (BENCHMARKS / "test_kernels.py").is_file():
-        raise UserError(f"{BENCHMARKS} is missing: benchmarks need the source tree, installed with `pip install -e .`")
-    if file is not None:
-        _empty(file)
+def _roofline(plot: Path) -> Path:
+    return plot.with_stem(f"{plot.stem}_roofline")
 
 
-def _need(package: str, mend: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"this needs the package {package}: {mend}")
-
-
-def _empty(file: Path) -> None:
+def _empty(file: Path | None) -> None:
     """Learn now, not after minutes, that a file cannot be written; and rows of an earlier run must not pass as new."""
+    if file is None:
+        return
     try:
         file.write_bytes(b"")
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _clear(name: str, plot: Path | None) -> None:
+    """The same for plots, of which nothing is left before there are rows."""
+    if plot is None:
+        return
+    for file in (plot, _roofline(plot)) if name == "kernels" else (plot,):
+        _empty(file)
+        file.unlink()
 
 
 def _print_figures(rows: list[dict[str, str]]) -> None:
@@ -177,7 +266,7 @@ def _print_figures(rows: list[dict[str, str]]) -> None:
         console.print(table)
 
 
-def _print(rows: list[dict[str, str]]) -> None:
+def _print_kernels(rows: list[dict[str, str]]) -> None:
     """One table per hardware: its name stands in the title and not in every line."""
     tables: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:

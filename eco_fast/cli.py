@@ -439,41 +439,43 @@ def bench_kernels(
     quick: _Quick = False,
 ) -> None:
     """The operations of eco_kernels against eager and compiled PyTorch and other ways to do the same."""
-    from eco_fast.bench import bench_suite, report_kernels
-
     if offline:
+        from eco_fast.bench import report_kernels
+
         report_kernels(csv)
     else:
-        bench_suite("kernels", csv, plot, quick=quick)
+        _bench("kernels", csv, plot, quick)
 
 
 @bench.command("data", short_help="Data path and preparation.")
 def bench_data(csv: _Csv = None, plot: _Plot = None, quick: _Quick = False) -> None:
     """Patches per second of every source against a PyTorch DataLoader; `prepare` against plain decoding."""
-    from eco_fast.bench import bench_suite
-
-    bench_suite("data", csv, plot, quick=quick)
+    _bench("data", csv, plot, quick)
 
 
 @bench.command("step", short_help="Training steps.")
 def bench_step(csv: _Csv = None, plot: _Plot = None, quick: _Quick = False) -> None:
     """Training steps: switch by switch from plain PyTorch to everything on, modes against each other."""
-    from eco_fast.bench import bench_suite
-
-    bench_suite("step", csv, plot, quick=quick)
+    _bench("step", csv, plot, quick)
 
 
 @bench.command("evaluate", short_help="Metrics, evaluation, tiles.")
 def bench_evaluate(csv: _Csv = None, plot: _Plot = None, quick: _Quick = False) -> None:
     """Metrics against scikit-image, evaluation against inference, tiles against whole images."""
+    _bench("evaluate", csv, plot, quick)
+
+
+def _bench(name: str, csv: Path | None, plot: Path | None, quick: bool) -> None:
     from eco_fast.bench import bench_suite
 
-    bench_suite("evaluate", csv, plot, quick=quick)
+    state = bench_suite(name, csv, plot, quick=quick)
+    if state != "ran":
+        print(f"{name}: {state}")
 
 
 @bench.command("all", short_help="All of these, with plots.")
 def bench_all(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Takes rows and plots.")] = Path("runs/bench"),
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Takes rows and plots.")] = None,
     quick: _Quick = False,
 ) -> None:
     """All of these, with rows and plots in a folder; on 2 CPU cores half an hour."""

@@ -1,8 +1,9 @@
-"""`eco-fast bench kernels`: the table, the rows, and one line where something is missing."""
+"""`eco-fast bench`: tables, rows, plots, what became of every suite, and one line where something is missing."""
 
 import csv
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,13 @@ def _fail(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     return error
+
+
+def _exit_code(*arguments: object) -> object:
+    """Of a command."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
 
 
 @pytest.mark.slow
@@ -77,6 +85,7 @@ def test_without_the_source_tree(
     monkeypatch.setattr(bench, "BENCHMARKS", tmp_path / "benchmarks")
     for option in ([], ["--offline"]):
         assert "benchmarks need the source tree" in _fail(capsys, "bench", "kernels", *option)
+    assert all("source tree" in state for state in bench.run_all(tmp_path / "out").values())
 
 
 @pytest.mark.parametrize("package", ["pytest", "pytest_benchmark"])
@@ -92,6 +101,7 @@ def test_rows_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixtu
     for file in (tmp_path, tmp_path / "missing" / "rows.csv"):
         for option in ([], ["--offline"]):
             assert f"cannot write {file}" in _fail(capsys, "bench", "kernels", "--csv", file, *option)
+        assert f"cannot write {file}" in _fail(capsys, "bench", "kernels", "--plot", file)
 
 
 def test_failed_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,29 +126,151 @@ def test_another_suite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_files_of_every_suite_are_there() -> None:
-    named = {file for files in bench.SUITES.values() for file in files}
+    named = {file for suite in bench.SUITES.values() for file in suite.files}
     assert named == {path.name for path in bench.BENCHMARKS.glob("test_*.py")}
+    for suite in bench.SUITES.values():
+        assert set(suite.needs) <= bench._MENDS.keys()
 
 
-def test_what_became_of_every_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One has rows, one has none, the others fail: none of those that did not run is said to have."""
+CONFTEST = """
+import csv, pytest
 
-    def suite(name: str, csv_file: Path, plot: Path, *, quick: bool) -> int:
-        if name in ("kernels", "data"):
-            return 3 if name == "kernels" else 0
-        raise UserError("the benchmarks failed")
+def pytest_addoption(parser):
+    parser.addoption("--rows")
+    parser.addoption("--figures")
+    parser.addoption("--quick", action="store_true")
 
-    monkeypatch.setattr(bench, "bench_suite", suite)
-    states = bench.run_all(tmp_path / "out", quick=True)
-    assert list(states) == list(bench.SUITES)
-    assert states["kernels"] == "ran"
-    assert states["data"].startswith("skipped: ")
-    assert states["step"] == "failed: the benchmarks failed"
-    with pytest.raises(UserError, match="failed: step, evaluate"):
-        bench.bench_all(tmp_path / "out")
+@pytest.fixture
+def keep(request):
+    def write(**row):
+        with open(request.config.getoption("rows") or request.config.getoption("figures"), "w") as file:
+            csv.writer(file).writerows([row, row.values()])
+    return write
+"""
+ROWS = {
+    "kernels": dict.fromkeys(COLUMNS.split(","), "1") | {"contestant": "product", "cache": "warm"},
+    "figures": {"benchmark": "b", "case": "c", "seconds": "1", "hardware": "h", "threads": "1", "torch": "2"},
+}
+PASSES, FAILS = "def test(keep):\n    keep(**{row})\n", "def test(keep):\n    keep(**{row})\n    assert False\n"
+SKIPPED = "import pytest\n@pytest.mark.skip(reason='the moon (full)')\ndef test(): pass\n"
+SKIPPED_AS_A_WHOLE = "import pytest\npytest.importorskip('nonesuch')\ndef test(): pass\n"
+MIXED = SKIPPED + "def test_other(keep):\n    keep(**{row})\n"
 
 
-def test_a_suite_without_rows_leaves_no_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_command", lambda *_: [sys.executable, "-c", "pass"])
-    assert bench.bench_suite("data", tmp_path / "rows.csv", tmp_path / "plot.png") == 0
+@pytest.fixture
+def benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Replaces the benchmarks by these, and returns a folder for what they write."""
+
+    def write(**suites: str) -> Path:
+        folder = tmp_path / "benchmarks"
+        folder.mkdir()
+        (folder / "conftest.py").write_text(CONFTEST)
+        (folder / "pytest.ini").write_text("[pytest]\n")
+        (folder / "test_kernels.py").touch()
+        for name, text in suites.items():
+            row = ROWS["kernels" if name == "kernels" else "figures"]
+            (folder / f"test_{name}.py").write_text(text.format(row=row))
+        monkeypatch.setattr(bench, "BENCHMARKS", folder)
+        monkeypatch.setattr(bench, "SUITES", {name: bench.Suite((f"test_{name}.py",)) for name in suites})
+        return tmp_path / "out"
+
+    return write
+
+
+def test_what_became_of_every_suite(
+    benchmarks: Callable[..., Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that did not run is said to have, or leaves a file, also none of an earlier run."""
+    out = benchmarks(
+        kernels=PASSES, data=SKIPPED, step=FAILS, evaluate=SKIPPED_AS_A_WHOLE, mixed=MIXED, broken="1 / 0", bare="{{}}"
+    )
+    monkeypatch.setitem(bench.SUITES, "bare", bench.Suite(("test_bare.py",), ("nonesuch.dali",)))
+    monkeypatch.setitem(bench._MENDS, "nonesuch.dali", "pip install nonesuch")
+    out.mkdir()
+    for name in bench.SUITES:
+        for ending in (".csv", ".png", "_roofline.png"):
+            (out / f"{name}{ending}").write_text("of an earlier run")
+    main_code = _exit_code("bench", "all", "--quick", "--out", out)
+    printed, error = capfd.readouterr()
+    states = {
+        "kernels": "ran",
+        "data": "skipped: the moon (full)",
+        "step": "failed: the benchmarks failed (pytest's exit code is 1); its output is above",
+        "evaluate": "skipped: could not import 'nonesuch': No module named 'nonesuch'",
+        "mixed": "ran",
+        "broken": "failed: the benchmarks failed (pytest's exit code is 2); its output is above",
+        "bare": "skipped: this needs the package nonesuch.dali: pip install nonesuch",
+    }
+    for number, (name, state) in enumerate(states.items(), start=1):
+        assert f"[{number}/7] {name}, after 0." in printed
+        assert printed.count(f"\n{name}: {state}\n") == (1 if state == "ran" else 2)  # at once, and at the end
+    assert main_code == 2 and error == "error: failed: step, broken; their output is above\n"
+    left = {path.name for path in out.iterdir() if path.read_bytes() != b"of an earlier run"}
+    assert left == {
+        "kernels.csv",
+        "kernels.png",
+        "kernels_roofline.png",
+        "mixed.csv",
+        "mixed.png",
+        "step.csv",
+        "step.png",
+    }
+    assert {path.name for path in out.iterdir()} - left == {f"{name}_roofline.png" for name in states} - left
+
+
+def test_suites_that_cannot_run_are_no_failure(
+    benchmarks: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = benchmarks(kernels=PASSES, data=SKIPPED)
+    assert bench.run_all(out, quick=True) == {"kernels": "ran", "data": "skipped: the moon (full)"}
+    capfd.readouterr()
+    assert _exit_code("bench", "all") == 0
+    assert "data: skipped: the moon (full)" in capfd.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"kernels.csv", "kernels.png", "kernels_roofline.png"}
+
+
+def test_a_suite_that_was_skipped_says_so_and_leaves_no_plot(
+    benchmarks: Callable[..., Path], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    benchmarks(kernels=PASSES, data=SKIPPED)
+    (tmp_path / "plot.png").write_text("of an earlier run")
+    assert _exit_code("bench", "data", "--plot", tmp_path / "plot.png") == 0
+    assert capfd.readouterr().out.endswith("data: skipped: the moon (full)\n")
     assert not (tmp_path / "plot.png").exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert "choose another folder" in _fail(capsys, "bench", "all", "--out", tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "mend"),
+    [
+        ("data", "nvidia.dali", "nvidia-dali-cuda130"),
+        ("data", "skimage", "[demo]"),
+        ("step", "nvidia.dali", "nvidia-dali-cuda130"),
+        ("evaluate", "skimage", "[demo]"),
+    ],
+)
+def test_what_a_suite_needs(name: str, package: str, mend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ECO_FAST_TESTDATA", raising=False)
+    monkeypatch.setattr(bench, "_is_installed", lambda other: other != package)
+    assert package in bench.why_not(name) and mend in bench.why_not(name)
+    assert bench.why_not("kernels") == ""
+    with pytest.raises(UserError, match=package):
+        bench.bench_suite(name)
+
+
+def test_photographs_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_is_installed", lambda package: package != "skimage")
+    monkeypatch.setenv("ECO_FAST_TESTDATA", str(tmp_path))
+    assert f"{tmp_path} has no train/" in bench.why_not("data")
+    folder = tmp_path / "train" / "DIV2K_0901-1000_quarter"
+    folder.mkdir(parents=True)
+    (folder / "0901.png").touch()
+    assert bench.why_not("data") == ""  # and scikit-image is not missed
+
+
+def test_a_package_inside_one_that_is_not_there() -> None:
+    assert bench._is_installed("xml.etree") and not bench._is_installed("nonesuch.dali")
