@@ -19,7 +19,7 @@ from eco_fast.files import write_atomically
 from eco_fast.proof.outcome import Outcome
 
 _SHOWN = {  # benchmark -> columns of its rows that the page shows
-    "waterfall": ("case", "ms_per_step", "ratio", "memory_mb", "mean_loss", "steps"),
+    "waterfall": ("case", "ms_per_step", "ratio", "memory_mb", "final_loss", "steps"),
     "step": ("case", "ms_per_step", "ratio", "of", "goal"),
     "data": ("case", "patches_per_second", "ratio", "wait_ms", "percent"),
     "prepare": ("case", "ms_per_image", "of_decoding"),

@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_the_report_shows_what_a_suite_measured(tmp_path: Path) -> None:
     (tmp_path / "step.csv").write_text(
-        "benchmark,case,ms_per_step,ratio,memory_mb,mean_loss,steps\n"
+        "benchmark,case,ms_per_step,ratio,memory_mb,final_loss,steps\n"
         "waterfall,plain PyTorch,20.0,1.0,,9.5,40\nwaterfall,+ bf16,10.0,2.0,,9.6,40\n"
     )
     (tmp_path / "step.png").write_bytes(b"")
