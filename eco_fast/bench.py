@@ -123,19 +123,17 @@ def run_all(out: Path, *, quick: bool = False) -> dict[str, str]:
     return states
 
 
-def bench_all(out: Path | None = None, *, quick: bool = False) -> None:
-    """`run_all`, and what became of every suite; without `out` tables only.
+def bench_all(out: Path, *, quick: bool = False) -> None:
+    """`run_all`, and what became of every suite.
 
     Raises:
         UserError: A suite failed, or the folder cannot be made.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        states = run_all(out or Path(folder), quick=quick)
+    states = run_all(out, quick=quick)
     print()
     for name, state in states.items():
         print(f"{name}: {state}")
-    if out is not None:
-        print(f"rows and plots: {out}")
+    print(f"rows and plots: {out}")
     if failed := [name for name, state in states.items() if state.startswith("failed")]:
         raise UserError(f"failed: {', '.join(failed)}; their output is above")
 

@@ -1,26 +1,25 @@
 """The commands: parse, call, print. Everything heavy is imported inside them, so that `--help` is quick."""
 
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand
 
 from eco_fast import __version__
 from eco_fast.errors import Stopped, UserError
-
-
-def _examples(*lines: str) -> str:
-    """The end of a command's help; the mark keeps the lines apart."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
 
 app = typer.Typer(
     help="Train and evaluate single-image super-resolution networks with ECO (Lee & Heo, AAAI 2024).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+)
+bench = typer.Typer(
+    help="Measure how fast things are, against what they replace. Needs the source tree.", no_args_is_help=True
 )
 
 
@@ -36,15 +35,50 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
+class _Command(TyperCommand):
+    """Its help shows arguments by their names alone: newer versions of typer add braces and types of Python."""
+
+    def get_help(self, ctx: Any) -> str:
+        text = re.sub(r"\{([A-Z]+)\}", r"\1", super().get_help(ctx))
+        return re.sub(r"(?m)^(  [A-Z]+)( <\S+>)", lambda found: found[1] + " " * len(found[2]), text)
+
+
+def _command(
+    group: typer.Typer, name: str, short_help: str, *examples: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command; `short_help` is its line in the list of commands, the docstring opens its own help."""
+    lines = "\n".join(f"  {example}" for example in examples)
+    epilog = f"\b\nExamples:\n{lines}" if examples else None  # the mark keeps the lines apart
+    return group.command(name, cls=_Command, short_help=short_help, epilog=epilog)
+
+
 def _starting(names: Iterable[str], typed: str) -> list[str]:
     return [name for name in names if name.startswith(typed)]
 
 
+def _one_of(*names: str) -> Callable[[str], list[str]]:
+    """Completes these."""
+
+    def complete(incomplete: str) -> list[str]:
+        return _starting(names, incomplete)
+
+    return complete
+
+
+def _files(incomplete: str) -> list[str]:
+    """Leaves them to the shell, which completes files where it gets no answer; typer's own may be in its way."""
+    return []
+
+
+def _path(option: str, metavar: str, help: str) -> Any:
+    return typer.Option(option, metavar=metavar, autocompletion=_files, help=help)
+
+
 def _recipes(incomplete: str) -> list[str]:
+    """Those of the package, and files here; paths to other folders are left to the shell."""
     from eco_fast.config import recipe_names
 
-    files = sorted(str(path) for path in Path().glob(f"{incomplete}*.toml"))
-    return _starting(recipe_names(), incomplete) + files
+    return _starting([*recipe_names(), *sorted(path.name for path in Path().glob("*.toml"))], incomplete)
 
 
 def _modes(incomplete: str) -> list[str]:
@@ -53,18 +87,41 @@ def _modes(incomplete: str) -> list[str]:
     return _starting(get_args(Mode), incomplete)
 
 
-def _precisions(incomplete: str) -> list[str]:
-    return _starting(("fp32", "bf16", "fp16"), incomplete)
-
-
-def _formats(incomplete: str) -> list[str]:
-    return _starting(("safetensors", "basicsr", "onnx"), incomplete)
-
-
 def _published(incomplete: str) -> list[str]:
     from eco_fast.evaluate.published import names
 
     return _starting(names(), incomplete)
+
+
+# Not asked of the modules that know them: these import torch, and completion must be quick.
+_NETWORKS = _one_of(
+    "edsr", "edsr-baseline", "edsr-tiny", "rcan", "rlfn", "rlfn-s", "rlfn-ntire", "swinir", "swinir-light"
+)
+_PRECISIONS = _one_of("fp32", "bf16", "fp16")
+
+_Scale = Annotated[
+    int | None,
+    typer.Option(
+        "--scale", metavar="2|3|4", autocompletion=_one_of("2", "3", "4"), help="Scale of a bare weights file."
+    ),
+]
+_Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", metavar="NAME", autocompletion=_PRECISIONS, help="Arithmetic of the network: fp32, bf16 or fp16."
+    ),
+]
+_Raw = Annotated[bool, typer.Option("--raw", help="Take a run's weights themselves instead of their average.")]
+_Ensemble = Annotated[bool, typer.Option("--ensemble", help="Take the mean over eight orientations; 8 times as slow.")]
+_Csv = Annotated[Path | None, _path("--csv", "FILE", "Write the rows to this file as CSV.")]
+_Plot = Annotated[Path | None, _path("--plot", "PNG", "Draw the rows as PNG; of kernels a roofline too.")]
+_Quick = Annotated[bool, typer.Option("--quick", help="Tiny problems: shows that everything runs, not how fast.")]
+
+
+def _network(option: str) -> Any:
+    return typer.Option(
+        option, metavar="NAME", autocompletion=_NETWORKS, help="Network of a bare weights file, such as edsr-baseline."
+    )
 
 
 def _print_version(wanted: bool) -> None:
@@ -81,55 +138,63 @@ def _root(
 ) -> None: ...
 
 
-@app.command(short_help="Train and compare on photographs.", epilog=_examples("eco-fast demo --out runs/demo"))
+@_command(app, "demo", "Train and compare three networks on photographs.", "eco-fast demo --out runs/demo")
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the demo's runs and pictures.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path, _path("--out", "DIR", "Folder of its runs and pictures.")] = Path("runs/demo"),
     steps: Annotated[
-        int | None, typer.Option("--steps", metavar="N", help="Updates per network; by default 1500.")
+        int | None, typer.Option("--steps", metavar="N", help="Updates of each network; by default 1500.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo.")] = False,
 ) -> None:
-    """Train a teacher, a vanilla and an ECO student on photographs, and compare them."""
+    """Train a teacher, a vanilla and an ECO student on photographs that come with scikit-image, and compare them."""
     from eco_fast.demo import run_demo
 
     run_demo(out, steps=steps, force=force)
 
 
-@app.command(
-    short_help="Train a network.",
-    epilog=_examples(
-        "eco-fast train edsr-tiny --mode vanilla --train photos --valid held-out --out runs/teacher",
-        "eco-fast train edsr-tiny --teacher runs/teacher --train photos --valid held-out --out runs/eco",
-        "eco-fast train runs/eco/config.toml --resume",
-    ),
+@_command(
+    app,
+    "train",
+    "Train a network.",
+    "eco-fast train edsr-tiny --mode vanilla --train photos --valid held-out --out runs/teacher",
+    "eco-fast train edsr-tiny --teacher runs/teacher --train photos --valid held-out --out runs/eco",
+    "eco-fast train edsr-x2 --train DIV2K --teacher runs/teacher --set optim.lr=5e-5 --dry-run",
+    "eco-fast train runs/eco/config.toml --resume",
 )
 def train(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="RECIPE", help="TOML file, or the name of a built-in recipe.", autocompletion=_recipes),
+        typer.Argument(metavar="RECIPE", help="Name of a built-in recipe, or a TOML file.", autocompletion=_recipes),
     ],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set any key of the recipe, such as optim.lr=5e-4; repeatable."
+        ),
     ] = None,
     train_dirs: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--train", metavar="DIR", help="Folder of HR training images, or a text file of paths; repeatable."
+        _path(
+            "--train", "DIR", "Folder of HR training images, text file of their paths, or prepared store; repeatable."
         ),
     ] = None,
     train_lr: Annotated[
-        Path | None, typer.Option("--train-lr", metavar="DIR", help="Folder of LR training images.")
+        Path | None,
+        _path("--train-lr", "DIR", "Folder of LR training images; by default the bicubic of HR."),
     ] = None,
-    valid: Annotated[
-        Path | None, typer.Option("--valid", metavar="DIR", help="Folder of HR validation images.")
-    ] = None,
+    valid: Annotated[Path | None, _path("--valid", "DIR", "Folder of HR validation images.")] = None,
     teacher: Annotated[
-        Path | None, typer.Option("--teacher", metavar="FILE", help="Weights, checkpoint or run of the teacher.")
+        Path | None,
+        _path("--teacher", "FILE", "Run, checkpoint or weights file of the teacher; every mode but vanilla needs one."),
     ] = None,
     scale: Annotated[
-        int | None, typer.Option("--scale", metavar="2|3|4", help="Enlargement; by default the recipe's.")
+        int | None,
+        typer.Option(
+            "--scale",
+            metavar="2|3|4",
+            autocompletion=_one_of("2", "3", "4"),
+            help="Enlargement; by default the recipe's.",
+        ),
     ] = None,
     mode: Annotated[
         str | None,
@@ -137,21 +202,32 @@ def train(
             "--mode",
             metavar="MODE",
             autocompletion=_modes,
-            help="vanilla, kd, eco-centroid, eco or alpha-sample; by default the recipe's.",
+            help="What the student learns: vanilla, kd, eco-centroid, eco or alpha-sample; by default the recipe's.",
         ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", metavar="N", help="Updates of the weights; by default the recipe's.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the run; by default runs/run.")
+        Path | None,
+        _path("--out", "DIR", "Folder of the run; by default the recipe's, else runs/run."),
     ] = None,
     init: Annotated[
         Path | None,
-        typer.Option("--init", metavar="FILE", help="Weights to start from, of this scale or another; fresh schedule."),
+        _path(
+            "--init",
+            "FILE",
+            "Run, checkpoint or weights file to start from, of this scale or another; the schedule begins anew.",
+        ),
     ] = None,
     lanes: Annotated[
-        str | None, typer.Option("--lanes", metavar="on|off", help="on, or off: make batches when they are needed.")
+        str | None,
+        typer.Option(
+            "--lanes",
+            metavar="on|off",
+            autocompletion=_one_of("on", "off"),
+            help="Make batches one step ahead (on) or when they are needed (off); by default the recipe's: on.",
+        ),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse images that would be converted or left out.")
@@ -159,10 +235,12 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the settings, the memory and the time of a step; write nothing.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a run in the same folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder of the run.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in the same folder.")] = False,
 ) -> None:
-    """Train a network."""
+    """Train a network as a recipe says, with settings of your own on top."""
     from eco_fast.config import load_config
 
     flags = {
@@ -189,49 +267,46 @@ def train(
     run_training(config, resume=resume, force=force)
 
 
-@app.command(
+@_command(
+    app,
     "eval",
-    short_help="Evaluate a network beside bicubic.",
-    epilog=_examples(
-        "eco-fast eval runs/eco --data Set5 --data Set14 --pictures pictures",
-        "eco-fast eval rlfn_s_x4.pth --model rlfn-s --scale 4 --data Set5",
-    ),
+    "Evaluate a network beside bicubic.",
+    "eco-fast eval runs/eco --data Set5 --data Set14 --pictures pictures",
+    "eco-fast eval rlfn_s_x4.pth --model rlfn-s --scale 4 --data Set5",
+    "eco-fast eval runs/edsr-x4 --data Set5 --ensemble --reference edsr-x4-eco",
 )
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint or weights file.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="RUN", autocompletion=_files, help="Run, checkpoint or weights file.")
+    ],
     data: Annotated[
         list[Path],
-        typer.Option("--data", metavar="DIR", help="Folder of HR images, or with HR/ and LR_bicubic/Xs/; repeatable."),
+        _path("--data", "DIR", "Folder of HR images, or one with HR/ and LR_bicubic/X2/, X3/, X4/; repeatable."),
     ],
-    lr: Annotated[
-        Path | None, typer.Option("--lr", metavar="DIR", help="Folder of LR images; without it LR is made from HR.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Network of a bare weights file.")
-    ] = None,
-    scale: Annotated[int | None, typer.Option("--scale", metavar="N", help="Scale of a bare weights file.")] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", autocompletion=_precisions, help="fp32, bf16 or fp16.")
-    ] = "fp32",
-    raw: Annotated[bool, typer.Option("--raw", help="Take a run's weights instead of their average.")] = False,
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="Mean over eight orientations, 8 x slower.")] = False,
+    lr: Annotated[Path | None, _path("--lr", "DIR", "Folder of LR images; by default the bicubic of HR.")] = None,
+    model: Annotated[str | None, _network("--model")] = None,
+    scale: _Scale = None,
+    precision: _Precision = "fp32",
+    raw: _Raw = False,
+    ensemble: _Ensemble = False,
     reference: Annotated[
         str | None,
         typer.Option(
             "--reference",
             metavar="ROW",
             autocompletion=_published,
-            help="Print published figures too: edsr-x4-eco, ...",
+            help="Print the figures of a published network too, such as edsr-x4-eco.",
         ),
     ] = None,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write those of every image.")] = None,
+    json: Annotated[Path | None, _path("--json", "FILE", "Write the figures of every set as JSON.")] = None,
+    csv: Annotated[Path | None, _path("--csv", "FILE", "Write the figures of every image as CSV.")] = None,
     pictures: Annotated[
-        Path | None, typer.Option("--pictures", metavar="DIR", help="Write side-by-side pictures.")
+        Path | None,
+        _path("--pictures", "DIR", "Write bicubic, the network's image and HR side by side."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse images that would be converted.")] = False,
 ) -> None:
-    """Evaluate a network: PSNR-Y and SSIM-Y beside bicubic."""
+    """Measure PSNR-Y in dB and SSIM-Y of a network, beside those of bicubic enlargement."""
     from eco_fast.evaluate.command import evaluate_checkpoint
 
     evaluate_checkpoint(
@@ -251,38 +326,50 @@ def evaluate(
     )
 
 
-@app.command(
-    short_help="Plot the validation of several runs.",
-    epilog=_examples("eco-fast compare runs/vanilla runs/eco --out compare.png"),
+@_command(
+    app,
+    "compare",
+    "Plot the validation of several runs.",
+    "eco-fast compare runs/vanilla runs/eco --out compare.png",
 )
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
-    out: Annotated[Path, typer.Option("--out", metavar="PNG", help="Takes the curves.")] = Path("compare.png"),
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", autocompletion=_files, help="Folders of runs.")],
+    out: Annotated[Path, _path("--out", "PNG", "Picture of the curves.")] = Path("compare.png"),
 ) -> None:
-    """Compare the validation of runs, over steps and over time."""
+    """Compare the validation of runs: a table, and curves of PSNR-Y over steps and over time."""
     from eco_fast.compare import compare_runs
 
     compare_runs(runs, out)
 
 
-@app.command(short_help="Enlarge images.", epilog=_examples("eco-fast upscale photos --model runs/eco --out large"))
+@_command(
+    app,
+    "upscale",
+    "Enlarge images.",
+    "eco-fast upscale photos --model runs/eco --out large",
+    "eco-fast upscale a.png b.jpg --model rlfn_s_x4.pth --name rlfn-s --scale 4 --out large --tile 256 --compare",
+)
 def upscale(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Images, folders, or text files of paths.")],
-    model: Annotated[Path, typer.Option("--model", metavar="FILE", help="Run, checkpoint or weights file.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder that takes NAME_xS.png.")],
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Network of a bare weights file.")] = None,
-    scale: Annotated[int | None, typer.Option("--scale", metavar="N", help="Scale of a bare weights file.")] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", autocompletion=_precisions, help="fp32, bf16 or fp16.")
-    ] = "fp32",
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE", autocompletion=_files, help="Images, folders, or text files of paths."),
+    ],
+    model: Annotated[Path, _path("--model", "FILE", "Run, checkpoint or weights file.")],
+    out: Annotated[Path, _path("--out", "DIR", "Folder that takes NAME_x2.png and so on.")],
+    name: Annotated[str | None, _network("--name")] = None,
+    scale: _Scale = None,
+    precision: _Precision = "fp32",
     tile: Annotated[
-        int | None, typer.Option("--tile", metavar="N", help="LR pixels of a tile's side; by default as memory allows.")
+        int | None,
+        typer.Option("--tile", metavar="N", help="Side of a tile in LR pixels; by default as large as memory allows."),
     ] = None,
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="Mean over eight orientations, 8 x slower.")] = False,
-    compare: Annotated[bool, typer.Option("--compare", help="Write pictures beside bicubic too.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files.")] = False,
+    ensemble: _Ensemble = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Write pictures of the results beside bicubic too.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
 ) -> None:
-    """Enlarge images with a network, to PNG."""
+    """Enlarge images with a network and write them as PNG."""
     from eco_fast.upscale import upscale as run
 
     run(
@@ -299,60 +386,86 @@ def upscale(
     )
 
 
-@app.command(short_help="Write weights for others.", epilog=_examples("eco-fast export runs/eco --format onnx"))
+@_command(
+    app,
+    "export",
+    "Write weights for others.",
+    "eco-fast export runs/eco --format safetensors --out eco.safetensors",
+    "eco-fast export runs/eco --format onnx",
+)
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint or weights file.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", autocompletion=_files, help="Run, checkpoint or weights file.")],
     kind: Annotated[
         str,
         typer.Option(
-            "--format", metavar="FORMAT", autocompletion=_formats, help="safetensors, basicsr (.pth) or onnx."
+            "--format",
+            metavar="FORMAT",
+            autocompletion=_one_of("safetensors", "basicsr", "onnx"),
+            help="safetensors, basicsr (a .pth file) or onnx.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="By default NETWORK-xSCALE in the current folder.")
+        Path | None,
+        _path("--out", "FILE", "By default NETWORK-xSCALE with the ending of the format, here."),
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Take a run's weights instead of their average.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file.")] = False,
+    raw: _Raw = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
 ) -> None:
-    """Write the weights of a run in a format of others."""
+    """Write the weights of a run in a format that other programs read."""
     from eco_fast.export import export as run_export
 
     run_export(run, kind, out, raw=raw, force=force)
 
 
-@app.command(
-    short_help="Decode training images into a store.",
-    epilog=_examples(
-        "eco-fast prepare DIV2K --scale 2,3,4 --out store",
-        "eco-fast prepare DIV2K --scale 2 --teacher runs/teacher --out store",
-        "eco-fast prepare --verify store",
-    ),
+@_command(
+    app,
+    "prepare",
+    "Decode training images into a store.",
+    "eco-fast prepare DIV2K --scale 2,3,4 --out store",
+    "eco-fast prepare DIV2K --scale 2 --teacher runs/teacher --out store",
+    "eco-fast prepare --verify store",
 )
 def prepare(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="DIR", help="Folders of HR images, or text files of paths.", show_default=False),
+        typer.Argument(
+            metavar="DIR",
+            autocompletion=_files,
+            help="Folders of HR images, or text files of paths.",
+            show_default=False,
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of the store.")] = None,
-    scales: Annotated[str, typer.Option("--scale", metavar="N", help="2, 3 or 4, or several: 2,3,4.")] = "2",
+    out: Annotated[Path | None, _path("--out", "DIR", "Folder of the store; one that is there is updated.")] = None,
+    scales: Annotated[
+        str, typer.Option("--scale", metavar="2,3,4", help="Scales of the LR images, one or several.")
+    ] = "2",
     lr: Annotated[
-        Path | None, typer.Option("--train-lr", metavar="DIR", help="Folder of LR images instead of the bicubic.")
+        Path | None,
+        _path("--train-lr", "DIR", "Folder of LR images; by default the bicubic of HR."),
     ] = None,
     teacher: Annotated[
-        Path | None, typer.Option("--teacher", metavar="FILE", help="Weights whose SR is stored too.")
+        Path | None,
+        _path("--teacher", "FILE", "Run, checkpoint or weights file of a teacher whose images are stored too."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Network of a bare weights file.")
-    ] = None,
+    model: Annotated[str | None, _network("--model")] = None,
     precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", help="Of the teacher: fp32 or bf16.")
+        str,
+        typer.Option(
+            "--precision",
+            metavar="NAME",
+            autocompletion=_one_of("fp32", "bf16"),
+            help="Arithmetic of the teacher: fp32 or bf16.",
+        ),
     ] = "fp32",
-    allow_16bit: Annotated[bool, typer.Option("--allow-16bit", help="Round 16-bit images to 8 bit.")] = False,
+    allow_16bit: Annotated[
+        bool, typer.Option("--allow-16bit", help="Round images of 16 bit to 8 instead of refusing them.")
+    ] = False,
     verify: Annotated[
-        Path | None, typer.Option("--verify", metavar="STORE", help="Only read and check everything in a store.")
+        Path | None,
+        _path("--verify", "STORE", "Only read everything in a store and check it."),
     ] = None,
 ) -> None:
-    """Decode training images once into a store, with LR and the teacher's SR; finish or update one."""
+    """Decode training images once into a store, with LR and a teacher's images; finish or update one."""
     from eco_fast.train.store_commands import prepare_store, verify_store
 
     if verify is not None:
@@ -379,23 +492,22 @@ def _scales(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-@app.command(short_help="Show what is in a store.", epilog=_examples("eco-fast data store --sheet sheet.png"))
+@_command(app, "data", "Show what is in a store.", "eco-fast data store --sheet sheet.png")
 def data(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a prepared store.")],
-    sheet: Annotated[Path | None, typer.Option("--sheet", metavar="FILE", help="Write a contact sheet as PNG.")] = None,
+    store: Annotated[Path, typer.Argument(metavar="STORE", autocompletion=_files, help="Folder of a prepared store.")],
+    sheet: Annotated[Path | None, _path("--sheet", "FILE", "Draw a contact sheet of it as PNG.")] = None,
 ) -> None:
-    """Show what is in a prepared store."""
+    """Show how many images of what sizes are in a prepared store."""
     from eco_fast.train.store_commands import show_store
 
     show_store(store, sheet)
 
 
-@app.command(
-    short_help="Say what is installed and used.",
-    epilog=_examples("eco-fast doctor", "eco-fast doctor --gpu-proof --out proof"),
+@_command(
+    app, "doctor", "Say what is installed and used.", "eco-fast doctor", "eco-fast doctor --gpu-proof --out proof"
 )
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
     gpu_proof: Annotated[
         bool,
         typer.Option(
@@ -404,9 +516,7 @@ def doctor(
             " minutes, what can be shown without one.",
         ),
     ] = False,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Takes the report, rows and plots.")] = Path(
-        "runs/gpu-proof"
-    ),
+    out: Annotated[Path, _path("--out", "DIR", "Folder of the report, rows and plots.")] = Path("runs/gpu-proof"),
 ) -> None:
     """Say what is installed, what is used for what and why, and what to install."""
     if gpu_proof:
@@ -419,17 +529,16 @@ def doctor(
     run(as_json=as_json)
 
 
-bench = typer.Typer(
-    help="Measure how fast things are, against what they replace. Needs the source tree.", no_args_is_help=True
-)
 app.add_typer(bench, name="bench")
 
-_Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the rows to this file.")]
-_Plot = Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw the rows into this file.")]
-_Quick = Annotated[bool, typer.Option("--quick", help="Tiny problems: shows that everything runs, not how fast.")]
 
-
-@bench.command("kernels", short_help="Operations against what they replace.")
+@_command(
+    bench,
+    "kernels",
+    "Operations against what they replace.",
+    "eco-fast bench kernels --csv kernels.csv --plot kernels.png",
+    "eco-fast bench kernels --offline",
+)
 def bench_kernels(
     csv: _Csv = None,
     plot: _Plot = None,
@@ -438,7 +547,9 @@ def bench_kernels(
     ] = False,
     quick: _Quick = False,
 ) -> None:
-    """The operations of eco_kernels against eager and compiled PyTorch and other ways to do the same."""
+    """Time the operations of eco_kernels against eager and compiled PyTorch and other ways to do the same."""
+    if offline and plot is not None:
+        raise UserError("--offline measures nothing that --plot could draw; leave one of them out")
     if offline:
         from eco_fast.bench import report_kernels
 
@@ -447,21 +558,23 @@ def bench_kernels(
         _bench("kernels", csv, plot, quick)
 
 
-@bench.command("data", short_help="Data path and preparation.")
+@_command(bench, "data", "Data path and preparation.", "eco-fast bench data --csv data.csv --plot data.png")
 def bench_data(csv: _Csv = None, plot: _Plot = None, quick: _Quick = False) -> None:
-    """Patches per second of every source against a PyTorch DataLoader; `prepare` against plain decoding."""
+    """Time every source of patches against a PyTorch DataLoader, and `prepare` against plain decoding."""
     _bench("data", csv, plot, quick)
 
 
-@bench.command("step", short_help="Training steps.")
+@_command(bench, "step", "Training steps.", "eco-fast bench step --csv step.csv --plot step.png")
 def bench_step(csv: _Csv = None, plot: _Plot = None, quick: _Quick = False) -> None:
-    """Training steps: switch by switch from plain PyTorch to everything on, modes against each other."""
+    """Time training steps, with switch after switch turned on, mode against mode, and against plain PyTorch."""
     _bench("step", csv, plot, quick)
 
 
-@bench.command("evaluate", short_help="Metrics, evaluation, tiles.")
+@_command(
+    bench, "evaluate", "Metrics, evaluation, tiles.", "eco-fast bench evaluate --csv evaluate.csv --plot evaluate.png"
+)
 def bench_evaluate(csv: _Csv = None, plot: _Plot = None, quick: _Quick = False) -> None:
-    """Metrics against scikit-image, evaluation against inference, tiles against whole images."""
+    """Time metrics against scikit-image, evaluation against inference, and tiles against whole images."""
     _bench("evaluate", csv, plot, quick)
 
 
@@ -473,12 +586,12 @@ def _bench(name: str, csv: Path | None, plot: Path | None, quick: bool) -> None:
         print(f"{name}: {state}")
 
 
-@bench.command("all", short_help="All of these, with plots.")
+@_command(bench, "all", "All of these, with plots.", "eco-fast bench all --out runs/bench")
 def bench_all(
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Takes rows and plots.")] = None,
+    out: Annotated[Path, _path("--out", "DIR", "Folder of rows and plots.")] = Path("runs/bench"),
     quick: _Quick = False,
 ) -> None:
-    """All of these, with rows and plots in a folder; on 2 CPU cores half an hour."""
+    """Run all of these one after the other, with rows and plots in a folder; on 2 CPU cores half an hour."""
     from eco_fast.bench import bench_all as run
 
     run(out, quick=quick)

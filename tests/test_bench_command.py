@@ -224,7 +224,7 @@ def test_suites_that_cannot_run_are_no_failure(
     out = benchmarks(kernels=PASSES, data=SKIPPED)
     assert bench.run_all(out, quick=True) == {"kernels": "ran", "data": "skipped: the moon (full)"}
     capfd.readouterr()
-    assert _exit_code("bench", "all") == 0
+    assert _exit_code("bench", "all", "--out", out) == 0
     assert "data: skipped: the moon (full)" in capfd.readouterr().out
     assert {path.name for path in out.iterdir()} == {"kernels.csv", "kernels.png", "kernels_roofline.png"}
 
@@ -274,3 +274,7 @@ def test_photographs_that_are_not_there(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_package_inside_one_that_is_not_there() -> None:
     assert bench._is_installed("xml.etree") and not bench._is_installed("nonesuch.dali")
+
+
+def test_a_report_on_compiled_code_has_no_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "leave one of them out" in _fail(capsys, "bench", "kernels", "--offline", "--plot", tmp_path / "plot.png")
