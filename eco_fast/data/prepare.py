@@ -150,34 +150,35 @@ class _Work:
         return [kind(teacher.scale, teacher.identity) for kind in (centroid_kind, centroid_lr_kind)]
 
     def _adopt(self, known: dict[str, Entry]) -> list[int]:
-        """Take over the images of which all is there and right; the numbers of the others."""
+        """Take over the images of which all that was made is right; the numbers of those that lack something."""
         wanted = {hr_kind(), *map(lr_kind, self.scales)}
         check, rate = ArrayCheck(self.out), _Rate()
 
         def is_there(i: int) -> bool:
             old = known[self.entries[i].key]
-            return wanted <= old.crc32.keys() and all(check.fault(old, kind) is None for kind in old.crc32)
+            return hr_kind() in old.crc32 and all(check.fault(old, kind) is None for kind in old.crc32)
 
         same = [i for i, new in enumerate(self.entries) if new.key in known and _same_source(known[new.key], new)]
         if not same:
             return list(range(len(self.entries)))
-        right = set()
         with self.progress("checking") as report, ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
             for done, (i, found) in enumerate(zip(same, pool.map(is_there, same), strict=True), start=1):
                 if found:
                     self.entries[i] = known[self.entries[i].key]
-                    right.add(i)
                 report(done, len(same), rate.add(self.entries[i].height * self.entries[i].width * 3))
         check.remember()
-        return [i for i in range(len(self.entries)) if i not in right]
+        return [i for i, entry in enumerate(self.entries) if not wanted <= entry.crc32.keys()]
 
     def _check_room(self) -> None:
         """Refuse to start what the disk cannot hold."""
         need = 0
         for i in self.todo:
-            height, width = image_size(Path(self.entries[i].source))
-            self.entries[i] = replace(self.entries[i], height=height, width=width)
-            need += height * width * 3 + sum((height // s) * (width // s) * 3 for s in self.scales)
+            entry = self.entries[i]
+            if hr_kind() not in entry.crc32:
+                height, width = image_size(Path(entry.source))
+                self.entries[i] = entry = replace(entry, height=height, width=width)
+                need += height * width * 3
+            need += sum((entry.height // s) * (entry.width // s) * 3 for s in self._missing_scales(entry))
         if self.teacher is not None:
             kinds = self._teacher_kinds()
             fresh = [entry for entry in self.entries if kinds[0] not in entry.crc32]
@@ -215,7 +216,11 @@ class _Work:
                 pool.shutdown(cancel_futures=True)
 
     def _decode(self, entry: Entry) -> Entry:
-        """Write HR and LR of one image; its entry, complete but for centroids."""
+        """Write what is missing of HR and LR of one image; its entry, complete but for centroids."""
+        if hr_kind() in entry.crc32:
+            hr = np.load(self.out / hr_kind() / f"{entry.key}.npy")
+            scales = self._missing_scales(entry)
+            return self._keep(entry, {lr_kind(s): bicubic_lr(crop_to_multiple(hr, s), s) for s in scales})
         notes = Notes()
         source = Path(entry.source)
         hr, decoder = self.decoder(source, notes)
@@ -225,6 +230,9 @@ class _Work:
             arrays[lr_kind(scale)] = self._lr(entry, hr, scale, notes)
         entry = replace(entry, notes=tuple(notes.kinds()))
         return self._keep(entry, arrays)
+
+    def _missing_scales(self, entry: Entry) -> list[int]:
+        return [scale for scale in self.scales if lr_kind(scale) not in entry.crc32]
 
     def _lr(self, entry: Entry, hr: Image, scale: int, notes: Notes) -> Image:
         if entry.own_lr is None or scale != entry.own_lr.scale:

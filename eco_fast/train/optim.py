@@ -101,9 +101,18 @@ class Ema:
     """Exponential moving average of a network's weights, in one foreach operation."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self._average: list[Tensor] = list(self.network.parameters())
+        self._network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._average: list[Tensor] = list(self._network.parameters())
         self._source: list[Tensor] = list(network.parameters())
+        self._buffers = list(self._network.buffers()), list(network.buffers())
+
+    @property
+    def network(self) -> nn.Module:
+        """The network with averaged weights; its buffers, such as statistics of a normalisation, are those of now."""
+        ours, theirs = self._buffers
+        for buffer, source in zip(ours, theirs, strict=True):
+            buffer.copy_(source)
+        return self._network
 
     @torch.no_grad()
     def update(self, share: float | Tensor, skip: Tensor) -> None:

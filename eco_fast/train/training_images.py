@@ -61,9 +61,11 @@ def load_images(config: Config, teacher: nn.Module | None, display: Display) -> 
     data = config.data
     if not data.train:
         raise UserError("no training images are named; give a folder with --train DIR")
+    if data.source == "packed" and not data.prepare and named_store(config) is None:
+        raise UserError("data.source=packed reads from a store and data.prepare is false; leave one of them out")
     if data.source == "files":
         images = _from_files(config, teacher)
-    elif data.prepare or _named_store(config) is not None:
+    elif data.prepare or named_store(config) is not None:
         images = _from_store(config, teacher, display)
     else:
         images = _in_memory(config, teacher, display)
@@ -99,8 +101,12 @@ def cache_folder(config: Config) -> Path:
     return root / f"{Path(config.data.train[0]).stem}-{blake2b(repr(named).encode(), digest_size=6).hexdigest()}"
 
 
-def _named_store(config: Config) -> Path | None:
-    """The store that the user names in place of images."""
+def named_store(config: Config) -> Path | None:
+    """The store that the user names in place of images.
+
+    Raises:
+        UserError: Something else is named beside it.
+    """
     stores = [path for path in config.data.train if is_store(path)]
     if stores and len(config.data.train) > 1:
         raise UserError(f"{stores[0]} is a prepared store; name it alone, or prepare all folders into one store")
@@ -110,7 +116,7 @@ def _named_store(config: Config) -> Path | None:
 def _from_store(config: Config, network: nn.Module | None, display: Display) -> TrainingImages:
     data, scale, device = config.data, config.scale, config.run.device
     teacher = None if network is None else store_teacher(network, scale, config.teacher.precision, device)
-    path = _named_store(config)
+    path = named_store(config)
     if path is None:
         path = data.store or cache_folder(config)
         prepare(data.train, [scale], path, lr_dir=data.train_lr, teacher=teacher, progress=display.rate)

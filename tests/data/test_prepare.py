@@ -212,11 +212,26 @@ def test_only_what_changed_is_made_anew(photos: Path, store: Path, monkeypatch: 
     assert content(store) == content(fresh)
 
 
-def test_a_scale_and_a_teacher_more(photos: Path, store: Path) -> None:
+def test_a_scale_and_a_teacher_more(photos: Path, store: Path, tmp_path: Path) -> None:
+    """Nothing that was there is made anew; what is added is as if it had been made at once."""
+    before = {file: file.stat().st_mtime_ns for file in store.rglob("*.npy")}
+    kinds = PreparedStore.open(store).kinds
     prepare([photos], [4], store, teacher=twice(4, "ffff0000"))
     opened = PreparedStore.open(store)
-    assert {"lr_x2", "lr_x3", "lr_x4", "centroid_x4_ffff0000"} <= opened.kinds
+    assert kinds | {"lr_x4", "centroid_x4_ffff0000"} <= opened.kinds
     assert opened.teachers(4) == ["ffff0000"]
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    prepare([photos], [2, 3, 4], tmp_path / "at once")
+    for file in (tmp_path / "at once").rglob("*.npy"):
+        assert file.read_bytes() == (store / file.relative_to(tmp_path / "at once")).read_bytes()
+
+
+def test_a_damaged_image_is_made_anew_with_all_its_scales(photos: Path, store: Path) -> None:
+    path = next(store.glob("hr/image2*"))
+    path.write_bytes(path.read_bytes()[:-9] + b"123456789")
+    prepare([photos], [4], store)
+    opened = PreparedStore.open(store, recheck=True)
+    assert {"lr_x2", "lr_x3", "lr_x4"} <= opened.kinds
 
 
 def damage(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Path], None]:

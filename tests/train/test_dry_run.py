@@ -6,6 +6,7 @@ import pytest
 
 from eco_fast.cli import main
 from eco_fast.config import load_config, recipe_names
+from eco_fast.data.prepare import prepare
 
 PAPER = [f"{network}-x{scale}" for network in ("edsr", "edsr-baseline", "rcan") for scale in (2, 3, 4)]
 
@@ -20,6 +21,15 @@ def test_it_says_much_and_writes_nothing(photos: Path, tmp_path: Path, capsys: p
     assert 'precision = "' in said and "4 training images" in said and "trained parameters" in said
     assert "4,000 steps: about" in said
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_store_is_looked_at(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare([photos], [2], tmp_path / "store")
+    command = ["train", "edsr-tiny", "--mode", "vanilla", "--train", str(tmp_path / "store"), "--dry-run"]
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--set", "student.options={blocks=1, channels=4}", "--set", "data.patch=8"])
+    assert end.value.code == 0
+    assert "4 training images" in capsys.readouterr().out
 
 
 def test_a_missing_teacher_is_found(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

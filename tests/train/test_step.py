@@ -101,6 +101,14 @@ def test_the_first_update_of_the_average_copies() -> None:
     torch.testing.assert_close(ema.network.weight, torch.full((3, 3), 1.1))
 
 
+def test_statistics_of_a_normalisation_go_with_the_average() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    ema = Ema(network)
+    network(5 + torch.rand(4, 3, 8, 8))
+    assert all(torch.equal(a, b) for a, b in zip(ema.network.buffers(), network.buffers(), strict=True))
+    assert not ema.network.training
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "sgd"])
 @pytest.mark.parametrize("planted", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(rng: np.random.Generator, name: str, planted: str) -> None:
