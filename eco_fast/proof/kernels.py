@@ -158,7 +158,7 @@ def _bicubics() -> Iterator[Case]:
 def _mixes() -> Iterator[Case]:
     """Every first pass and every second pass, in as few calls as there are second passes."""
     for scale, layout, rounding in product(SCALES, LAYOUTS, ("matlab", "none")):
-        centroids = cycle((torch.bfloat16, torch.uint8, torch.float32, torch.float16))
+        centroids = cycle((torch.uint8, torch.bfloat16, torch.float32, torch.float16))
         for real, result in product((torch.uint8, torch.float32), FLOATS):
             yield _mix(scale, layout, rounding, next(centroids), real, result)
 
@@ -256,7 +256,7 @@ def _training_batches() -> Iterator[Case]:
     for scale in SCALES:
         side = 192 // scale
         yield _mix(
-            scale, "channels_last", "matlab", torch.bfloat16, torch.uint8, torch.float32,
+            scale, "channels_last", "matlab", torch.uint8, torch.uint8, torch.float32,
             batch=16, size=(side + 4, side + 4), patch=side, mark=mark,
         )  # fmt: skip
 

@@ -25,7 +25,7 @@ DEFAULTS = {
     "gather-mix-float32-i64",
     "l1-float32-uint8-uint8",
     "l1-bfloat16-uint8-uint8",
-    *(f"vertical-patch-x{scale}-bfloat16-channels_last-matlab" for scale in (2, 3, 4)),
+    *(f"vertical-patch-x{scale}-uint8-channels_last-matlab" for scale in (2, 3, 4)),
     *(f"horizontal-mix-x{scale}-uint8-float32-channels_last-matlab" for scale in (2, 3, 4)),
 }
 """What a training step uses by default."""
