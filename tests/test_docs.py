@@ -24,6 +24,8 @@ RECIPES = ROOT / "docs" / "recipes.md"
 # Words that stand for something in a usage line, and what click has to see in their place.
 PLACEHOLDERS = {"N": "1", "...": None}
 
+EAGER = {"--install-completion", "--show-completion"}  # act while they are parsed
+
 
 def leaves(model: BaseModel, prefix: str = "") -> dict[str, Any]:
     """Dotted keys and values, as TOML has them; tables that are a value, such as options, stay whole."""
@@ -76,6 +78,9 @@ def parse(line: str) -> None:
         assert not choice or not hasattr(command, "commands") or choice[0].startswith("-"), f"no command {choice[0]}"
         if not choice:
             continue  # only the name of a command
+        if at_once := EAGER & set(choice):
+            assert at_once <= {option for parameter in command.params for option in parameter.opts}
+            continue
         values = command.make_context("eco-fast", choice).params
         check_values(values)
 
