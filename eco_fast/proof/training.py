@@ -47,7 +47,9 @@ class Training:
         self._references: dict[str, Tensor] = {}
 
     def repeat(self) -> Evidence:
-        """The same run twice."""
+        """The same run twice; and that it learns at all, or everything below would be equal for nothing."""
+        if relative_distance(self.reference(), self.weights(steps=0)) == 0:
+            return Evidence(STEPS, (f"{STEPS} steps change no weight",))
         faults = () if self.apart <= SIMILAR else (f"two equal runs end {self.apart:.1e} apart",)
         return Evidence(STEPS, faults, _told(self.apart))
 

@@ -92,5 +92,11 @@ def test_a_switch_that_changes_the_weights_is_seen(tmp_path: Path, monkeypatch: 
     assert perform("lanes", "cpu", runs.lanes).status == "failed"
 
 
+def test_runs_that_learn_nothing_do_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.Training, "weights", lambda self, settings=(), **options: torch.ones(3))
+    outcome = perform("equal", "cpu", training.Training(tmp_path, "cpu").repeat)
+    assert (outcome.status, outcome.detail) == ("failed", "50 steps change no weight")
+
+
 def test_what_is_not_a_number_is_infinitely_far() -> None:
     assert training.relative_distance(torch.tensor([float("nan")]), torch.ones(1)) == float("inf")
