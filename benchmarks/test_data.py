@@ -121,9 +121,14 @@ def once(plan: Plan) -> Plan:
 
 
 def from_source(source: Source) -> Fetch:
-    weights = blend("vanilla", 1.0, torch.zeros(1))
     steps = iter(range(STEPS))
-    return lambda: make_batch(*source.fetch(next(steps)), PATCH, weights)
+
+    def fetch() -> object:
+        images, plan = source.fetch(next(steps))
+        plan = plan.to(images.device)
+        return make_batch(images, plan, PATCH, blend("vanilla", 1.0, plan.uniform))
+
+    return fetch
 
 
 class Rates(NamedTuple):
@@ -224,6 +229,7 @@ def test_wait_of_a_training_step(benchmark: Any, record: Record, photos: Photos,
         started = time.perf_counter()
         images, plan = source.fetch(step)
         waits.append(time.perf_counter() - started)
+        plan = plan.to(images.device)
         weights = blend("vanilla", 1.0, plan.uniform)
         state(step, make_batch(images, plan, PATCH, weights))[0].item()
         steps.append(time.perf_counter() - started)

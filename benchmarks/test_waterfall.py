@@ -18,6 +18,7 @@ from steps import CASES, Bench, Steps, in_turns, smooth_images
 
 from eco_fast.models import build
 from eco_fast.train.compiled import missing_tool
+from eco_fast.train.environment import configure
 from eco_fast.train.lane import streams_of
 
 TRAINED = {"edsr-tiny": 40, "edsr-baseline": 40 if torch.cuda.is_available() else 4}  # steps of the second pass
@@ -55,6 +56,7 @@ class PlainRun:
 
     def __init__(self, bench: Bench) -> None:
         self.losses: list[float] = []
+        self._run = bench.config(run__precision="fp32").run
         self._trainer = PlainTrainer(
             smooth_images(16, bench.scale),
             bench.scale,
@@ -67,6 +69,7 @@ class PlainRun:
         )
 
     def __call__(self, count: int) -> None:
+        configure(self._run)  # no TF32, which another contestant may have allowed
         self.losses += [self._trainer.step(0.5) for _ in range(count)]
 
 
