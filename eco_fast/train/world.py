@@ -1,5 +1,6 @@
 """The processes of a run: one by itself, or several started by torchrun."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,6 +87,11 @@ def join_world(device_type: str) -> World:
 
 
 def leave_world() -> None:
-    """End the process group, if there is one."""
+    """End the process group, if there is one.
+
+    Its threads have to end before the interpreter does: one that frees a tensor later aborts the process
+    (https://github.com/pytorch/pytorch/pull/179291). They end with the group, which cycles of references may still hold.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()
