@@ -90,7 +90,8 @@ def leave_world() -> None:
     """End the process group, if there is one.
 
     Its threads have to end before the interpreter does: one that frees a tensor later aborts the process
-    (https://github.com/pytorch/pytorch/pull/179291). They end with the group, which cycles of references may still hold.
+    (https://github.com/pytorch/pytorch/pull/179291). They end with the group, which cycles of references may still
+    hold.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
