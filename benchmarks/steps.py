@@ -44,6 +44,7 @@ class Bench:
     def __init__(self, network: str, folder: Path, *, quick: bool = False) -> None:
         self.network, self.folder, self.device = network, folder, device_type("auto")
         self.batch = 2 if quick else BATCH
+        torch.compiler.reset()  # networks of one class share a cache of a few entries
         self.scale, self.patch, *_ = CASES[network]
         (folder / "photos").mkdir(parents=True)
         for i, (hr, *_) in enumerate(smooth_images(16, self.scale)):

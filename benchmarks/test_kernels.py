@@ -18,6 +18,7 @@ from torch import Tensor
 
 from eco_kernels import bicubic_downsample, downsample_mix, eco_l1, eco_l1_with_grad, gather_mix, gather_patches
 from eco_kernels.bicubic import REACH
+from eco_kernels.dispatch import implementation
 
 Contestants = dict[str, Callable[[], Tensor]]
 """By name; `product` is what the others are compared with."""
@@ -34,6 +35,14 @@ class Problem(NamedTuple):
 
 USUAL = Problem(16, 192, (32, 480, 324), (1356, 2040))
 QUICK = Problem(2, 24, (3, 48, 60), (48, 60))
+
+
+@pytest.fixture(autouse=True)
+def kernels_and_full_precision(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the kernels or nothing, and no TF32 in the convolutions that they are compared with."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    if device.type == "cuda" and implementation(torch.device("cuda")).__name__ != "eco_kernels.gpu":
+        pytest.skip("plain PyTorch computes on this GPU")
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from eco_fast.models import build
 from eco_fast.train.compiled import missing_tool
 from eco_fast.train.environment import configure
 from eco_fast.train.lane import streams_of
+from eco_kernels.dispatch import implementation
 
 TRAINED = {"edsr-tiny": 40, "edsr-baseline": 40 if torch.cuda.is_available() else 4}  # steps of the second pass
 LAST = 4  # the final loss is over the last quarter of them
@@ -38,8 +39,10 @@ def switches(device: str) -> dict[str, dict[str, object]]:
         }
     }
     added: dict[str, dict[str, object]] = {}
+    if device == "cuda" and implementation(torch.device(device)).__name__ == "eco_kernels.gpu":
+        added["+ Triton kernels"] = {"kernels": "auto"}
     if device == "cuda":
-        added |= {"+ Triton kernels": {"kernels": "auto"}, "+ TF32": {"run__precision": "tf32"}}
+        added["+ TF32"] = {"run__precision": "tf32"}
     added["+ bf16"] = {"run__precision": "bf16"}
     if missing_tool() is None:
         added["+ compile"] = {"run__compile": "default"}

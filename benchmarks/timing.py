@@ -105,7 +105,7 @@ class CudaClock:
                 torch.cuda.synchronize()
         # On the device's side are kernels, copies and fills: each was a launch of its own. Annotations are spans.
         found = [e for e in profile.events() if e.device_type.name == "CUDA" and not e.is_user_annotation]
-        return len(found) / calls
+        return len(found) / calls if found else None  # the tracer has recorded nothing
 
     def _head_start(self, call: Call, calls: int) -> Call:
         """Flush the cache, for longer than the host needs to enqueue `calls` calls.

@@ -145,7 +145,7 @@ def _bicubics() -> Iterator[Case]:
     for scale, dtype, layout, rounding in product(SCALES, (torch.uint8, *FLOATS), LAYOUTS, ("matlab", "none")):
         if dtype == torch.uint8 and rounding == "none":
             continue
-        x = _random((2, 3, 19 * scale, 27 * scale), dtype, scale, layout)
+        x = _random((2, 3, 19 * scale, 32 * scale), dtype, scale, layout)
 
         def check(device: torch.device, x: Tensor = x, scale: int = scale, rounding: str = rounding) -> float:
             result = bicubic_downsample(x.to(device), scale, rounding=rounding)
@@ -172,7 +172,7 @@ def _mix(
     result_type: torch.dtype,
     *,
     batch: int = 5,
-    size: tuple[int, int] = (23, 20),
+    size: tuple[int, int] = (23, 32),
     patch: int = 17,
     mark: frozenset[str] = frozenset(),
 ) -> Case:

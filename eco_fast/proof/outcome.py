@@ -74,7 +74,9 @@ def perform(name: str, device: str, check: Callable[[], Evidence]) -> Outcome:
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         text = (str(error).splitlines() or [""])[0]
-        evidence = Evidence(0, (f"{type(error).__name__}: {text} ({place.name}, line {place.lineno})",))
+        evidence = Evidence(
+            0, (f"{type(error).__name__}: {text} ({place.filename}, {place.name}, line {place.lineno})",)
+        )
     return Outcome(name, device, evidence, time.monotonic() - started)
 
 

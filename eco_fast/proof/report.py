@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,18 @@ _SHOWN = {  # benchmark -> columns of its rows that the page shows
     "prepare": ("case", "ms_per_image", "of_decoding"),
     "evaluate": ("case", "seconds", "ratio", "overhead_percent"),
 }
-_KERNELS = ("operation", "case", "contestant", "cache", "p50_us", "gb_per_s", "percent_of_copy", "launches", "ratio")
+_KERNELS = (
+    "device",
+    "operation",
+    "case",
+    "contestant",
+    "cache",
+    "p50_us",
+    "gb_per_s",
+    "percent_of_copy",
+    "launches",
+    "ratio",
+)
 
 
 class Proof(NamedTuple):
@@ -34,6 +46,7 @@ class Proof(NamedTuple):
     outcomes: Sequence[Outcome]
     suites: Mapping[str, str]  # benchmark suite -> "ran", "skipped: why", "failed: why"
     seconds: float
+    machine: Mapping[str, str] = MappingProxyType({})
 
     @property
     def failed(self) -> list[str]:
@@ -81,7 +94,12 @@ def _page(proof: Proof, out: Path) -> str:
     lines = ["# Proof of eco-fast", "", f"{proof.summary}. {proof.seconds / 60:.1f} minutes.", ""]
     if not proof.has_gpu:
         lines += ["**No GPU took part: no check of a GPU ran, and no figure here is of one.**", ""]
-    lines += ["## Measured on", "", *_table([{"": key, "value": value} for key, value in _machine().items()]), ""]
+    lines += [
+        "## Measured on",
+        "",
+        *_table([{"": key, "value": value} for key, value in (proof.machine or describe_machine()).items()]),
+        "",
+    ]
     lines += ["## Checks", "", *_table([_check_row(each) for each in proof.outcomes]), ""]
     lines += ["## Benchmarks", "", *_table([{"suite": k, "state": v} for k, v in proof.suites.items()]), ""]
     for suite, state in proof.suites.items():
@@ -117,7 +135,7 @@ def _table(rows: Sequence[Mapping[str, object]]) -> list[str]:
     return [line(keys), "|" + "---|" * len(keys), *(line([row[key] for key in keys]) for row in rows)]
 
 
-def _machine() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """Device, driver, versions, date."""
     found = diagnose()
     driver = {"NVIDIA driver": _driver(), "CUDA of PyTorch": str(torch.version.cuda or "none")}

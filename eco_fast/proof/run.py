@@ -1,5 +1,6 @@
 """The proof: all checks one after the other, the benchmarks, the report."""
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from rich.console import Console
 from eco_fast.errors import UserError
 from eco_fast.proof.checks import Check, benchmarks, gpu_checks, offline_checks, why_no_gpu
 from eco_fast.proof.outcome import Outcome, perform
-from eco_fast.proof.report import Proof, write_report
+from eco_fast.proof.report import Proof, describe_machine, write_report
+
+_SWITCHES = ("ECO_KERNELS", "TRITON_INTERPRET", "TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE")
 
 
 def gpu_proof(out: Path) -> Proof:
@@ -22,6 +25,9 @@ def gpu_proof(out: Path) -> Proof:
         UserError: A check or a benchmark failed, or the folder cannot be written.
     """
     console = Console(highlight=False, soft_wrap=True)
+    if found := [name for name in _SWITCHES if os.environ.get(name)]:
+        raise UserError(f"something else than usual would be checked; unset {', '.join(found)}")
+    machine = describe_machine()  # now: after a fault of the device nothing can be asked of it
     started = time.monotonic()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -33,7 +39,7 @@ def gpu_proof(out: Path) -> Proof:
         outcomes = _perform_all(checks, console)
     console.print("benchmarks")
     suites = benchmarks(out)
-    proof = Proof(outcomes, suites, time.monotonic() - started)
+    proof = Proof(outcomes, suites, time.monotonic() - started, machine)
     report = write_report(proof, out)
     _conclude(proof, report, console)
     return proof

@@ -20,6 +20,7 @@ from eco_fast.proof.outcome import Evidence, NotRun
 from eco_fast.train.compiled import missing_tool
 from eco_fast.train.display import Display
 from eco_fast.train.environment import configure, resolve
+from eco_fast.train.graph import GraphedStep
 from eco_fast.train.loop import Loop
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.start import load_inputs
@@ -120,6 +121,8 @@ class Training:
             loop = Loop(config, folder, inputs, state, display)
             for step in range(steps):
                 loop.advance(step)
+            if isinstance(loop.update, GraphedStep) and steps and loop.update.graph is None:
+                raise RuntimeError("no graph was captured")
             loop.lane.close()
             loop.maker.close()
             skipped = int(state.guard.check(STEPS, steps, "no checkpoint is written"))

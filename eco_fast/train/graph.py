@@ -44,7 +44,7 @@ class GraphedStep:
         self._stream = cuda.Stream()
         self._kind: tuple[bool, bool] | None = None
         self._left = 0  # updates of this kind before the capture
-        self._graph: Any = None
+        self.graph: Any = None
         self._static: Batch | None = None
         self._result: tuple[Tensor, Tensor] | None = None
 
@@ -58,20 +58,20 @@ class GraphedStep:
         if self._left:
             self._left -= 1
             return self._on_side_stream(batch)
-        if self._graph is None:
+        if self.graph is None:
             self._capture(batch)
         assert self._static is not None and self._result is not None
         for ours, theirs in zip(self._static, batch, strict=True):
             if ours is not None and theirs is not None:
                 ours.copy_(theirs)
         with self._state.budget.part("student"):
-            self._graph.replay()
+            self.graph.replay()
         return self._result
 
     def _forget(self) -> None:
-        if self._graph is not None:
+        if self.graph is not None:
             self._cuda.synchronize()  # its last replay may still run
-        self._graph = self._static = self._result = None
+        self.graph = self._static = self._result = None
 
     def _on_side_stream(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Where the capture will run: autograd remembers the stream on which it first met a weight."""
@@ -89,7 +89,7 @@ class GraphedStep:
         assert x is not None and alpha is not None
         self._static = Batch(x, hr, centroid, alpha)
         self._state.budget.open = False  # an event that a capture holds cannot be read
-        self._graph = self._cuda.CUDAGraph()
+        self.graph = self._cuda.CUDAGraph()
         # Other threads, those of the data path, go on meanwhile and may do what a capture forbids.
-        with self._cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+        with self._cuda.graph(self.graph, stream=self._stream, capture_error_mode="thread_local"):
             self._result = self._state.update(self._static)

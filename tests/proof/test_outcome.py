@@ -40,7 +40,9 @@ def test_status_follows_from_what_was_compared(check, status: str, detail: str) 
 def test_an_error_is_a_fault_with_its_place() -> None:
     outcome = perform("check", "cpu", crash)
     assert outcome.status == "failed"
-    assert outcome.detail.startswith("ZeroDivisionError: by zero (crash, line ")
+    assert (
+        outcome.detail.startswith("ZeroDivisionError: by zero (") and "test_outcome.py, crash, line " in outcome.detail
+    )
 
 
 def test_parts_that_compared_nothing_add_nothing() -> None:
@@ -103,6 +105,14 @@ def test_a_failure_ends_with_an_error_and_a_report(tmp_path: Path, monkeypatch: 
     with (tmp_path / "proof" / "checks.csv").open(newline="") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["failed"]
     assert "bench step" not in (tmp_path / "proof" / "report.md").read_text().split("## Checks")[1].split("##")[0]
+
+
+def test_switches_of_the_environment_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With them something else would run under the same names."""
+    for name in ("ECO_KERNELS", "TRITON_INTERPRET", "TORCHDYNAMO_DISABLE"):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=f"unset {name}"):
+            patch.setenv(name, "1")
+            run.gpu_proof(tmp_path / "proof")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
