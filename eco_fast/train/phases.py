@@ -1,5 +1,6 @@
 """What every step of a run reads: alpha over the steps, and the three phases that follow from it."""
 
+from bisect import bisect_left
 from functools import cached_property
 
 import torch
@@ -43,5 +44,9 @@ class Phases:
 
     @cached_property
     def last_of_teacher(self) -> int:
-        """The last step that reads anything that the teacher makes, -1 if none does."""
-        return next((step for step in range(self._steps - 1, -1, -1) if self.reads_teacher(step)), -1)
+        """The last step that reads anything that the teacher makes, -1 if none does.
+
+        Alpha never falls, so in no mode does a step that reads the teacher follow one that does not: some 20 steps are
+        looked at, whatever their number.
+        """
+        return bisect_left(range(self._steps), True, key=lambda step: not self.reads_teacher(step)) - 1

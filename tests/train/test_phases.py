@@ -1,6 +1,8 @@
 """What a run reads over a whole schedule: no HR while alpha is 0, no teacher once it is 1."""
 
+from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from eco_fast.config import Config, parse_config
 from eco_fast.data.resident import Resident
 from eco_fast.data.sampler import Sampler
+from eco_fast.eco.objective import MODES
 from eco_fast.eco.teacher import freeze
 from eco_fast.train.batch_maker import BatchMaker
 from eco_fast.train.lane import Lane
@@ -33,9 +36,10 @@ class Counting(nn.Module):
         return self.inner(x)
 
 
-def config(mode: str = "eco", **run: object) -> Config:
+def config(mode: str = "eco", alpha: dict[str, object] | None = None, **run: object) -> Config:
     data = {"patch": 10, "batch": 4}
-    return parse_config({"mode": mode, "scale": 2, "data": data, "run": {"steps": STEPS, **run}}, "test")
+    run = {"steps": STEPS, **run}
+    return parse_config({"mode": mode, "scale": 2, "data": data, "alpha": alpha or {}, "run": run}, "test")
 
 
 def maker(settings: Config, online: bool) -> tuple[BatchMaker, Counting]:
@@ -63,9 +67,33 @@ def test_official_schedule(online: bool) -> None:
     assert Phases(config()).last_of_teacher == 73
 
 
-@pytest.mark.parametrize(("mode", "last"), [("vanilla", -1), ("kd", 99), ("eco-centroid", 99), ("alpha-sample", 73)])
-def test_last_step_of_the_teacher(mode: str, last: int) -> None:
-    assert Phases(config(mode)).last_of_teacher == last
+ALPHAS: list[dict[str, object]] = [
+    {"schedule": "official"},
+    *({"schedule": "official", "shift": shift} for shift in (-700.0, -6.0, -1.5, 0.3, 2.5, 6.0, 100.0)),
+    *({"schedule": name, "end": end} for name in ("linear", "cosine") for end in (1e-9, 0.3, 1 / 3, 0.7, 1.0)),
+    *({"schedule": "constant", "value": value} for value in (0.0, 0.5, 1.0)),
+]
+
+
+@pytest.mark.parametrize("alpha", ALPHAS, ids=str)
+@pytest.mark.parametrize("mode", MODES)
+def test_last_step_of_the_teacher(mode: str, alpha: dict[str, object]) -> None:
+    """The same as a walk over all steps finds, for a million of them by a few looks."""
+    for steps in (1, 2, 3, 100, 101):
+        phases = Phases(config(mode, alpha, steps=steps))
+        assert phases.last_of_teacher == max(filter(phases.reads_teacher, range(steps)), default=-1)
+    phases = Phases(config(mode, alpha, steps=1_000_000))
+    with patch.object(phases, "reads_teacher", wraps=phases.reads_teacher) as looks:
+        last = phases.last_of_teacher
+    assert looks.call_count <= 25
+    near = range(max(last - 50, 0), min(last + 51, 1_000_000))
+    assert all(phases.reads_teacher(step) == (step <= last) for step in near)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS, ids=str)
+def test_alpha_never_falls(alpha: dict[str, object]) -> None:
+    phases = Phases(config("eco", alpha, steps=20_000))
+    assert all(before <= after for before, after in pairwise(map(phases.alpha, range(20_000))))
 
 
 @pytest.mark.parametrize("online", [True, False])
