@@ -39,7 +39,7 @@ NUM_WARPS = 4
 L1 = tl.constexpr(1)
 L2 = tl.constexpr(2)
 CHARBONNIER = tl.constexpr(3)
-KINDS = {"l1": L1, "l2": L2, "charbonnier": CHARBONNIER}
+KINDS = {"l1": L1.value, "l2": L2.value, "charbonnier": CHARBONNIER.value}
 
 _EPS_SQUARED = tl.constexpr(CHARBONNIER_EPS**2)
 

@@ -65,20 +65,25 @@ def launches(function: Callable, *args: Any, **kwargs: Any) -> list[list[str]]:
     return found
 
 
-def main() -> None:
-    triton.runtime.driver.set_active(StubDriver())
-    torch.utils._triton.has_triton = lambda *_: True
+def calls() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Arguments of every function of `gpu`, on the CPU."""
     sr, hr = torch.zeros(2, 3, 16, 16, dtype=torch.bfloat16), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     lr, alpha = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor(0.5)
     store, zero = torch.zeros(3072, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
     places = (zero[:1], zero[:1] + 32, zero, zero, zero, zero)
-    found = {
-        "gather_patches": launches(gpu.gather_patches, store, *places, 16),
-        "gather_mix": launches(gpu.gather_mix, store, store, *places, 16, alpha),
-        "bicubic_downsample": launches(gpu.bicubic_downsample, sr, 2),
-        "downsample_mix": launches(gpu.downsample_mix, hr, lr, alpha, 2, zero, zero, 4, zero),
-        "eco_l1_with_grad": launches(gpu.eco_l1_with_grad, sr, hr, hr, alpha, scale_factor=255.0),
+    return {
+        "gather_patches": ((store, *places, 16), {}),
+        "gather_mix": ((store, store, *places, 16, alpha), {}),
+        "bicubic_downsample": ((sr, 2), {}),
+        "downsample_mix": ((hr, lr, alpha, 2, zero, zero, 4, zero), {}),
+        "eco_l1_with_grad": ((sr, hr, hr, alpha), {"scale_factor": 255.0}),
     }
+
+
+def main() -> None:
+    triton.runtime.driver.set_active(StubDriver())
+    torch.utils._triton.has_triton = lambda *_: True
+    found = {name: launches(getattr(gpu, name), *args, **kwargs) for name, (args, kwargs) in calls().items()}
     print(json.dumps(found))
 
 

@@ -3,11 +3,18 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton")
+
+import triton.language as tl
+from triton.runtime.jit import KernelInterface
+
+from eco_kernels import gpu
+from tests.kernels.capture import calls
 
 
 @pytest.mark.slow
@@ -22,3 +29,17 @@ def test_each_call_is_one_graph_that_writes_its_outputs_only() -> None:
         "downsample_mix": [["scratch"], ["out"]],
         "eco_l1_with_grad": [["grad", "partials"]],
     }
+
+
+def test_no_launch_is_given_an_object_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo of PyTorch 2.11 refuses a `tl.constexpr` that later ones take for its number."""
+    given: list[object] = []
+
+    def launcher(kernel: object, grid: object) -> Callable[..., None]:
+        return lambda *args, **kwargs: given.extend([*args, *kwargs.values()])
+
+    monkeypatch.setattr(KernelInterface, "__getitem__", launcher)
+    for name, (args, kwargs) in calls().items():
+        getattr(gpu, name)(*args, **kwargs)
+    assert len(given) > 100
+    assert not [each for each in given if isinstance(each, tl.constexpr)]
