@@ -82,7 +82,7 @@ def _versions() -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    return versions
+    return versions | {"torch": str(torch.__version__)}  # with the build, which the package's metadata may leave out
 
 
 def _device(kind: str) -> dict[str, str]:

@@ -50,6 +50,12 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def dali() -> None:
+    """The test is skipped where DALI is not installed."""
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+
+
+@pytest.fixture(scope="session")
 def spandrel() -> Iterator[ModuleType]:
     """The library; the test is skipped where it is not installed.
 

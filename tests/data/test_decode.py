@@ -20,7 +20,7 @@ PIXELS = make_image(61, 83, 4)
 GREY = PIXELS[..., 0]
 ORIENTATION = 0x0112
 
-pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+dali = pytest.mark.usefixtures("dali")
 
 
 def turned(orientation: int) -> Image.Exif:
@@ -74,6 +74,7 @@ FILES: dict[str, Save] = {
 BY_DALI = (".png", ".jpg", ".webp")
 
 
+@dali
 @pytest.mark.parametrize("name", FILES)
 def test_both_decoders_give_the_same_pixels_and_notes(name: str, tmp_path: Path) -> None:
     """Upright, RGB; and the size in the header is that of the result."""
@@ -156,6 +157,7 @@ def test_a_tiff_with_a_flipped_bit_is_named(tmp_path: Path) -> None:
         Decoder()(path, Notes())
 
 
+@dali
 def test_after_a_broken_file_the_next_one_is_decoded(tmp_path: Path) -> None:
     decoder = Decoder()
     rgb.save(tmp_path / "good.png")
@@ -244,6 +246,7 @@ OTHER_DEEP: dict[str, bytes] = {
 }
 
 
+@dali
 @pytest.mark.parametrize("name", DEEP_FILES)
 def test_16_bits_are_refused_or_rounded(name: str, tmp_path: Path) -> None:
     content, expected = DEEP_FILES[name]
@@ -256,6 +259,7 @@ def test_16_bits_are_refused_or_rounded(name: str, tmp_path: Path) -> None:
     assert notes.lines() == [f"1 16-bit image rounded to 8 bit: {name}"]
 
 
+@dali
 @pytest.mark.parametrize("name", OTHER_DEEP)
 def test_deep_images_of_other_kinds_are_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
@@ -265,6 +269,7 @@ def test_deep_images_of_other_kinds_are_refused(name: str, tmp_path: Path) -> No
     assert "8 bit" in str(error.value)
 
 
+@dali
 def test_a_truncated_16_bit_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
     path.write_bytes(DEEP_FILES["rgb.png"][0][:-500])

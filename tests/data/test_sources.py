@@ -43,7 +43,7 @@ def deep_png(height: int, width: int) -> bytes:
 
 DEEP_PNG = deep_png(61, 83)
 
-dali = pytest.mark.skipif(sys.platform != "linux", reason="DALI runs on Linux")
+dali = pytest.mark.usefixtures("dali")
 
 
 class Case:
@@ -211,10 +211,11 @@ def test_batches_outlive_the_steps_after_them(x4: Case) -> None:
             assert torch.equal(target_patches(images.hr, where, PATCH, 4), expected)
 
 
-@dali
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("name", ["resident", "packed", "files"])
-def test_ranks_share_the_global_batch(x4: Case, name: str, world_size: int) -> None:
+def test_ranks_share_the_global_batch(x4: Case, name: str, world_size: int, request: pytest.FixtureRequest) -> None:
+    if name != "resident":
+        request.getfixturevalue("dali")
     truth = x4.open("resident", x4.sampler().plan, REAL)
     ranks = [x4.open(name, x4.sampler(rank, world_size).plan, REAL) for rank in range(world_size)]
     for step in [*range(12), 90, 91]:

@@ -69,17 +69,19 @@ ECO = {
 
 
 @pytest.mark.parametrize("settings", ECO.values(), ids=ECO.keys())
-def test_the_same_bits(photos: Path, tmp_path: Path, teacher: Path, settings: dict[str, object]) -> None:
+def test_the_same_bits(
+    photos: Path, tmp_path: Path, teacher: Path, settings: dict[str, object], request: pytest.FixtureRequest
+) -> None:
     if settings.get("data__source") == "packed":
-        pytest.importorskip("nvidia.dali")
+        request.getfixturevalue("dali")
     plain = weights(photos, tmp_path / "plain", mode="eco", teacher__file=teacher)
     other = weights(photos, tmp_path / "other", mode="eco", teacher__file=teacher, **settings)
     assert all(torch.equal(other[name], plain[name]) for name in plain)
 
 
+@pytest.mark.usefixtures("dali")
 @pytest.mark.parametrize("copies", [1, 16])
 def test_the_same_bits_from_the_original_files(photos: Path, tmp_path: Path, copies: int) -> None:
-    pytest.importorskip("nvidia.dali")
     settings = {"mode": "vanilla", "data__patches_per_image": copies}
     plain = weights(photos, tmp_path / "plain", **settings)
     other = weights(photos, tmp_path / "other", **settings, data__source="files")
