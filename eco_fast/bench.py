@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from rich.console import Console
 from rich.table import Table
 
+from eco_fast.console import plain_console
 from eco_fast.errors import UserError
 from eco_fast.plots import plot_figures, plot_kernels, plot_roofline
 
@@ -250,7 +250,7 @@ def _clear(name: str, plot: Path | None) -> None:
 
 def _print_figures(rows: list[dict[str, str]]) -> None:
     """One table per benchmark, with the columns that it fills; what they were measured on below."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = plain_console()
     for name, found in groupby(rows, lambda row: row["benchmark"]):
         group = list(found)
         keys = [key for key in group[0] if key not in (*_MEASURED_ON, "benchmark") and any(row[key] for row in group)]
@@ -269,8 +269,7 @@ def _print_kernels(rows: list[dict[str, str]]) -> None:
     tables: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
         tables.setdefault(tuple(row[key] for key in _HARDWARE), []).append(row)
-    # Into a file or a pipe rich would print 80 columns, too few.
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = plain_console()
     for hardware, group in tables.items():
         console.print(_table(hardware, group))
 

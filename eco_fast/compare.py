@@ -8,10 +8,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from eco_fast.console import plain_console
 from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
 
@@ -28,14 +27,14 @@ class Curve(NamedTuple):
     duration: float  # minutes from the first to the last record
 
 
-def compare_runs(runs: Sequence[Path], out: Path, *, console: Console | None = None) -> dict[str, Curve]:
+def compare_runs(runs: Sequence[Path], out: Path) -> dict[str, Curve]:
     """Print a table of the runs and write a PNG of their PSNR-Y over steps and over time.
 
     Raises:
         UserError: A run has no validation yet or its metrics are damaged, or the PNG cannot be written.
     """
     curves = {label: read_curve(run) for label, run in _labels(runs).items()}
-    _print(curves, console or Console(highlight=False))
+    _print(curves)
     _draw(curves, out)
     print(f"curves: {out}")
     return curves
@@ -109,7 +108,7 @@ def _labels(runs: Sequence[Path]) -> dict[str, Path]:
     return labels
 
 
-def _print(curves: Mapping[str, Curve], console: Console) -> None:
+def _print(curves: Mapping[str, Curve]) -> None:
     table = Table()
     table.add_column("run")
     for column in ("best PSNR-Y dB", "at step", "last PSNR-Y dB", "steps", "minutes"):
@@ -117,15 +116,14 @@ def _print(curves: Mapping[str, Curve], console: Console) -> None:
     for label, curve in curves.items():
         best = max(curve.psnr_y)
         table.add_row(
-            Text(label),
+            label,
             f"{best:.3f}",
             f"{curve.steps[curve.psnr_y.index(best)]:,}",
             f"{curve.psnr_y[-1]:.3f}",
             f"{curve.last_step:,}",
             f"{curve.duration:.1f}",
         )
-    # A pipe has no width: numbers cut to a guessed one are worth nothing.
-    console.print(table, width=None if console.is_terminal else max(console.width, 120))
+    plain_console().print(table)
 
 
 def _draw(curves: Mapping[str, Curve], out: Path) -> None:

@@ -4,17 +4,16 @@ import importlib.util
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import eco_fast
 from eco_fast.config import RunConfig
+from eco_fast.console import plain_console
 from eco_fast.data.dali import load_dali
 from eco_fast.data.sources import free_memory
 from eco_fast.errors import UserError
@@ -61,7 +60,7 @@ def doctor(*, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = plain_console()
     for title, rows in (
         ("Versions", found["versions"]),
         ("Device", found["device"]),

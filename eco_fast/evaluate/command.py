@@ -10,7 +10,9 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.text import Text
 
+from eco_fast.console import plain_console
 from eco_fast.data.notes import Notes
 from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair, benchmark_name, load_benchmark
@@ -71,7 +73,7 @@ def evaluate_checkpoint(
         raise UserError("--lr belongs to one data set, but several are named; evaluate them one by one")
     beside = None if reference is None else published(reference)
     rank, size = _processes()
-    console = Console(highlight=False, quiet=rank > 0)
+    console = plain_console(quiet=rank > 0)
     network = load_network(checkpoint, name=model, scale=scale, raw=raw)
     scale = int(network.scale)  # type: ignore[arg-type]
     device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
@@ -83,10 +85,11 @@ def evaluate_checkpoint(
     for name, pairs in _load(data, scale, lr_dir, strict, console).items():
         draw = None if pictures is None else _drawing(pictures / name, label, scale)
         if name in validated:
-            console.print(f"note: the run was validated on {name}, so its best checkpoint was chosen on these images")
+            note = f"note: the run was validated on {name}, so its best checkpoint was chosen on these images"
+            console.print(note, soft_wrap=True)
         mine = pairs[rank::size]
         bicubic = evaluate(None, mine, scale)
-        with console.status(f"{name}: {len(pairs)} images"):
+        with console.status(Text(f"{name}: {len(pairs)} images")):
             ours = evaluate(network, mine, scale, precision=precision, ensemble=ensemble, on_image=draw)
         results[name] = SetScores(_gathered(ours, size), _gathered(bicubic, size))
     print_scores(results, model=label, scale=scale, precision=precision, beside=beside, console=console)
@@ -153,7 +156,7 @@ def _load(
     if strict:
         notes.raise_if_any()
     for line in notes.lines():
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     return sets
 
 

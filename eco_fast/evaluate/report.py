@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from eco_fast.console import plain_console
 from eco_fast.errors import UserError
 from eco_fast.evaluate.metrics import PROTOCOL
 from eco_fast.evaluate.pictures import save_comparison, save_curves
@@ -139,11 +140,9 @@ def _table(first: str, *figures: str) -> Table:
 
 
 def _print(title: str, table: Table, console: Console | None) -> None:
-    console = console or Console(highlight=False)
+    console = console or plain_console()
     # Not the table's own title, which would be folded to the table's width.
-    console.print(f"{title}\n{PROTOCOL}", markup=False, soft_wrap=True)
-    if not console.is_terminal:  # a pipe has no width: numbers cut to a guessed one are worth nothing
-        console.width = max(console.width, 160)
+    console.print(f"{title}\n{PROTOCOL}", soft_wrap=True)
     console.print(table)
 
 

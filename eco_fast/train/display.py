@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from eco_fast.console import plain_console
+
 Count = Callable[[int, int], None]
 
 _PLAIN_SECONDS = 10.0  # between two plain lines of one count
@@ -16,11 +18,11 @@ class Display:
     """Notes, counts and the training line, on one console."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or plain_console()
 
     def line(self, text: str) -> None:
         """Print one line, whole: long lines are wrapped by the terminal, never cut or folded."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     @contextmanager
     def count(self, description: str) -> Iterator[Count]:
@@ -90,11 +92,11 @@ class Display:
     def _bar(self) -> Progress:
         return Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             console=self.console,
             refresh_per_second=4,
         )

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from eco_fast.config import Config, differing_keys
+from eco_fast.console import plain_console
 from eco_fast.data.notes import Notes
 from eco_fast.eco.objective import needs_teacher
 from eco_fast.eco.teacher import refuse_shared_storage
@@ -50,7 +50,7 @@ def train(
     """
     world = join_world(device_type(config.run.device))
     if not world.leads:
-        display = Display(Console(quiet=True))
+        display = Display(plain_console(quiet=True))
     try:
         with out_of_memory_named(config):
             return _train(config, world, display or Display(), resume=resume, force=force, teacher=teacher)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
+from eco_fast.console import plain_console
 from eco_fast.errors import UserError
 from eco_fast.evaluate.command import evaluate_checkpoint
 from eco_fast.evaluate.metrics import PROTOCOL
@@ -34,7 +34,8 @@ RESULTS = {"Set5": SetScores(MODEL, BICUBIC)}
 
 
 def _printed(show) -> str:
-    console = Console(file=io.StringIO(), width=80)
+    console = plain_console()
+    console.file = io.StringIO()
     show(console)
     return console.file.getvalue()
 
