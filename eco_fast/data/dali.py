@@ -39,6 +39,15 @@ def load_dali(source: str) -> Dali:
     return Dali(Pipeline, fn, types)
 
 
+def has_dali() -> bool:
+    """Whether `load_dali` succeeds."""
+    try:
+        load_dali("packed")
+    except UserError:
+        return False
+    return True
+
+
 def default_threads() -> int:
     """Threads of one pipeline: the cores this process may use, within reason."""
     return min(len(os.sched_getaffinity(0)), _MAX_THREADS)

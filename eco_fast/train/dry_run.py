@@ -7,10 +7,8 @@ import torch
 from torch import nn
 
 from eco_fast.config import Config, config_toml
-from eco_fast.data.images import find_images, image_size
 from eco_fast.data.prepared import PreparedStore, sizes
 from eco_fast.data.sources import free_memory, resident_bytes
-from eco_fast.data.store import hr_folder, unique
 from eco_fast.eco.objective import needs_teacher
 from eco_fast.train.budget import memory_mb
 from eco_fast.train.centroids import load_teacher
@@ -19,7 +17,7 @@ from eco_fast.train.environment import configure, resolve
 from eco_fast.train.lane import streams_of
 from eco_fast.train.start import load_student, out_of_memory_named
 from eco_fast.train.step import Batch, StudentStep
-from eco_fast.train.training_images import named_store
+from eco_fast.train.training_images import named_store, sizes_in_headers, training_files
 
 _WARM_UP, _MEASURED = 2, 3  # steps
 
@@ -56,8 +54,7 @@ def images_line(config: Config) -> str:
     if store is not None:
         heights, widths = sizes(list(PreparedStore.open(store).entries))
     else:
-        files = unique(file for path in config.data.train for file in find_images(hr_folder(path)))
-        heights, widths = torch.tensor([image_size(file) for file in files]).unbind(1)
+        heights, widths = sizes_in_headers(training_files(config))
     needed = resident_bytes(heights, widths, config.scale, centroids=needs_teacher(config.mode))
     free = free_memory(config.run.device)
     return f"{len(heights)} training images, {needed >> 20:,} MB decoded; {free >> 20:,} MB are free on the device"

@@ -1,7 +1,7 @@
 """From the configuration to a source of patches: which store, which images of it, resident or read from disk."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eco_fast.config import Config
 from eco_fast.data.batches import NeedsOf, PlanOf, Source
+from eco_fast.data.dali import has_dali, load_dali
 from eco_fast.data.decode import Decoder
 from eco_fast.data.files import Files, ImageFiles
 from eco_fast.data.images import find_images, image_size
@@ -28,7 +29,7 @@ from eco_fast.data.prepared import (
     sizes,
 )
 from eco_fast.data.resident import Resident
-from eco_fast.data.sources import choose_source, resident_bytes
+from eco_fast.data.sources import choose_source, free_memory, resident_bytes
 from eco_fast.data.store import TrainingSet, hr_folder, load_training_set, pair_files, unique
 from eco_fast.errors import UserError
 from eco_fast.evaluate.inference import super_resolve
@@ -63,6 +64,8 @@ def load_images(config: Config, teacher: nn.Module | None, display: Display) -> 
         raise UserError("no training images are named; give a folder with --train DIR")
     if data.source == "packed" and not data.prepare and named_store(config) is None:
         raise UserError("data.source=packed reads from a store and data.prepare is false; leave one of them out")
+    if data.source == "packed":
+        load_dali("packed")  # now, not after minutes of decoding
     if data.source == "files":
         images = _from_files(config, teacher)
     elif data.prepare or named_store(config) is not None:
@@ -113,11 +116,52 @@ def named_store(config: Config) -> Path | None:
     return stores[0] if stores else None
 
 
+def training_files(config: Config) -> list[Path]:
+    """The original image files that the configuration names, each once."""
+    return unique(file for path in config.data.train for file in find_images(hr_folder(path)))
+
+
+def sizes_in_headers(files: Iterable[Path]) -> tuple[Tensor, Tensor]:
+    """Heights and widths of image files, read without decoding them."""
+    heights, widths = torch.tensor([image_size(file) for file in files]).unbind(1)
+    return heights, widths
+
+
+def chosen_source(config: Config, heights: Tensor, widths: Tensor, *, centroids: bool) -> str:
+    """`resident` or `packed`: as configured, or what fits on the device.
+
+    Args:
+        config: With the device resolved.
+        heights, widths: HR pixels `(N,)`; images that hold no patch are not counted.
+        centroids: Whether the teacher's images are stored too.
+
+    Raises:
+        UserError: The images have to be read from disk, and DALI is not installed.
+    """
+    data, device, scale = config.data, config.run.device, config.scale
+    if data.source != "auto":
+        return data.source
+    held = torch.minimum(heights, widths) // scale >= data.patch
+    stored = resident_bytes(heights[held], widths[held], scale, centroids=centroids)
+    training, free = _room_for_training(device), free_memory(device)
+    chosen = choose_source(stored, training, device, free=free)
+    if chosen == "packed" and not has_dali():
+        raise UserError(
+            f"the training images take {stored >> 20:,} MB decoded, which beside {training >> 20:,} MB for training do "
+            f"not fit into the {free >> 20:,} MB that are free on {device}, and reading patches from disk needs NVIDIA "
+            "DALI; pip install nvidia-dali-cuda130, name fewer images, or try it nevertheless with --set "
+            "data.source=resident"
+        )
+    return chosen
+
+
 def _from_store(config: Config, network: nn.Module | None, display: Display) -> TrainingImages:
     data, scale, device = config.data, config.scale, config.run.device
     teacher = None if network is None else store_teacher(network, scale, config.teacher.precision, device)
-    path = named_store(config)
+    path, centroids = named_store(config), teacher is not None
     if path is None:
+        if data.source == "auto" and not has_dali():  # the same
+            chosen_source(config, *sizes_in_headers(training_files(config)), centroids=centroids)
         path = data.store or cache_folder(config)
         prepare(data.train, [scale], path, lr_dir=data.train_lr, teacher=teacher, progress=display.rate)
     with display.count("checking") as count:
@@ -127,11 +171,7 @@ def _from_store(config: Config, network: nn.Module | None, display: Display) -> 
     notes = store.notes.copy()
     entries = store.holding(scale, data.patch, notes)
     heights, widths = sizes(entries)
-    chosen = data.source
-    if chosen == "auto":
-        stored = resident_bytes(heights, widths, scale, centroids=teacher is not None)
-        chosen = choose_source(stored, _room_for_training(device), device)
-    if chosen == "packed":
+    if chosen_source(config, heights, widths, centroids=centroids) == "packed":
         files = _packed_files(store, entries, scale, teacher)
 
         def open_packed(plan: PlanOf, needs: NeedsOf) -> Source:
@@ -186,7 +226,7 @@ def _from_files(config: Config, teacher: nn.Module | None) -> TrainingImages:
         raise UserError("data.decoder=mixed decodes on a GPU and run.device is cpu; leave it out")
     if teacher is not None:
         raise UserError("data.source=files has no stored centroids; use --set data.source=packed, or --mode vanilla")
-    files = unique(file for path in data.train for file in find_images(hr_folder(path)))
+    files = training_files(config)
     own = None if data.train_lr is None else pair_files(files, data.train_lr, scale)
     notes = Notes()
     kept, heights, widths = [], [], []
