@@ -17,17 +17,34 @@ from eco_kernels.triton_eco_l1 import KINDS
 
 SPECIALISATIONS = {kernel.name: kernel for kernel in specialisations()}
 
+# Limits beyond 128 registers from a version of Triton on, by architecture and beginning of the name. The bicubic runs one
+# warp per program, of which sm_86 holds 16 at most and sm_120 24, so the assembler takes more registers there.
+MORE_REGISTERS = {
+    (3, 6): {(86, "horizontal"): 168, (120, "horizontal"): 145, (120, "vertical"): 167},
+    (3, 7): {(86, "horizontal"): 164},
+}
+VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
+
+# Three of 2,082 compilations spill: an fp32 `lr`, which training does not have, beside x4 sums that are not rounded.
+SPILLS = {
+    (3, 6): {(f"horizontal-mix-x4-float32-{out}-channels_last-none", 90) for out in ("float32", "bfloat16", "float16")}
+}
+
+
+def register_limit(name: str, arch: int, version: tuple[int, ...] = VERSION) -> int:
+    """What a kernel may take in the newest version of Triton that is listed and not newer than that one."""
+    listed = MORE_REGISTERS[max(each for each in MORE_REGISTERS if each <= version)]
+    return next((limit for (of, start), limit in listed.items() if of == arch and name.startswith(start)), 128)
+
 
 def faults(report: Report) -> list[str]:
     """What is wrong with a compiled kernel."""
     found = []
     if report.spill_bytes or report.stack_bytes:
         found.append(f"spills: {report.spill_bytes} bytes, {report.stack_bytes} bytes of stack")
-    # The second pass of the bicubic runs one warp per program, of which sm_86 holds 16 at most. So the assembler has
-    # registers to spare there and takes up to 164 of them, where elsewhere it stays below 128.
-    limit = 168 if report.arch == 86 and report.name.startswith("horizontal") else 128
+    limit = register_limit(report.name, report.arch)
     if report.registers > limit:
-        found.append(f"{report.registers} registers")
+        found.append(f"{report.registers} registers, {limit} are the limit of Triton {triton.__version__}")
     if report.shared_bytes > 48 * 1024:
         found.append(f"{report.shared_bytes} bytes of shared memory")
     narrow_loads, narrow_stores = report.loads - report.loads_128, report.stores - report.stores_128
@@ -38,10 +55,21 @@ def faults(report: Report) -> list[str]:
 
 
 def cases() -> list:
-    def mark(name: str, arch: int) -> pytest.MarkDecorator:
-        return pytest.mark.slow if name in DEFAULTS and arch in (80, 90, 120) else pytest.mark.full
+    def marks(name: str, arch: int) -> list[pytest.MarkDecorator]:
+        known = (name, arch) in SPILLS.get(VERSION, ())
+        return [
+            pytest.mark.slow if name in DEFAULTS and arch in (80, 90, 120) else pytest.mark.full,
+            *([pytest.mark.xfail(strict=True, reason=f"spills with Triton {triton.__version__}")] if known else []),
+        ]
 
-    return [pytest.param(name, arch, marks=mark(name, arch)) for name in SPECIALISATIONS for arch in ARCHITECTURES]
+    return [pytest.param(name, arch, marks=marks(name, arch)) for name in SPECIALISATIONS for arch in ARCHITECTURES]
+
+
+def test_registers_are_limited_for_every_version() -> None:
+    assert register_limit("vertical-x4", 120, (3, 6)) == 167
+    assert register_limit("vertical-x4", 120, (3, 7)) == register_limit("vertical-x4", 120, (4, 0)) == 128
+    assert register_limit("horizontal-x2", 86, (3, 12)) == 164
+    assert register_limit("l1-float32", 86, (3, 6)) == 128
 
 
 def test_the_defaults_exist() -> None:
