@@ -17,8 +17,8 @@ from eco_kernels.triton_eco_l1 import KINDS
 
 SPECIALISATIONS = {kernel.name: kernel for kernel in specialisations()}
 
-# Limits beyond 128 registers from a version of Triton on, by architecture and beginning of the name. The bicubic runs one
-# warp per program, of which sm_86 holds 16 at most and sm_120 24, so the assembler takes more registers there.
+# Limits beyond 128 registers from a version of Triton on, by architecture and beginning of the name. The bicubic runs
+# one warp per program, of which sm_86 holds 16 at most and sm_120 24, so the assembler takes more registers there.
 MORE_REGISTERS = {
     (3, 6): {(86, "horizontal"): 168, (120, "horizontal"): 145, (120, "vertical"): 167},
     (3, 7): {(86, "horizontal"): 164},
