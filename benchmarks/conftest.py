@@ -1,5 +1,6 @@
 """Options and fixtures of the benchmarks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 from contest import Contest
 from rows import Record, Row, environment, write_figures, write_rows
+
+from eco_fast.data import dali
 
 _ROWS = pytest.StashKey[list[Row]]()
 _NOTES = pytest.StashKey[list[str]]()
@@ -58,6 +61,19 @@ def record(request: pytest.FixtureRequest) -> Record:
 def quick(request: pytest.FixtureRequest) -> bool:
     """Whether tiny problems are wanted."""
     return bool(request.config.getoption("quick"))
+
+
+@pytest.fixture(scope="session")
+def has_dali(request: pytest.FixtureRequest) -> Callable[[str], bool]:
+    """Whether NVIDIA DALI is there for some contestants; a note says which ones are left out without it."""
+
+    def found(contestants: str) -> bool:
+        if not dali.has_dali():
+            note = f"{contestants}: left out, since NVIDIA DALI is not installed; pip install nvidia-dali-cuda130"
+            request.config.stash[_NOTES].append(note)
+        return dali.has_dali()
+
+    return found
 
 
 @pytest.fixture(scope="session")

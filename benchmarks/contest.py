@@ -1,12 +1,11 @@
 """A contest: contestants timed in turns, their figures put into rows and into pytest-benchmark's own record."""
 
-import importlib.metadata
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
 import torch
-from rows import Row
+from rows import Row, version_of
 from timing import Call, Plan, Timing, clock_of, copy_gb_per_s, device_name, gb_per_s, measure, why_not_compiled
 
 Result = TypeVar("Result")
@@ -97,7 +96,7 @@ def _row(
         device=device_name(track.device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
-        triton=_version("triton"),
+        triton=version_of("triton"),
         p20_us=timing.p20,
         p50_us=timing.p50,
         p80_us=timing.p80,
@@ -132,10 +131,3 @@ def _synchronised(call: Call, device: torch.device) -> Call:
         torch.cuda.synchronize()
 
     return call_and_wait
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"

@@ -5,7 +5,7 @@ import io
 import os
 import platform
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,8 +70,16 @@ def environment(*packages: str) -> dict[str, object]:
         "hardware": f"{gpu}{processor()}, {len(os.sched_getaffinity(0))} cores",
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
-        **{package: version(package) for package in packages},
+        **{package: version_of(package) for package in packages},
     }
+
+
+def version_of(package: str) -> str:
+    """Of an installed package, "none" where it is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def processor() -> str:

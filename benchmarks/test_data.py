@@ -142,7 +142,7 @@ class Rates(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def rates(photos: Photos, quick: bool) -> Iterator[Rates]:
+def rates(photos: Photos, quick: bool, has_dali: Callable[[str], bool]) -> Iterator[Rates]:
     """All contestants in turns."""
     plan = plan_of(photos)
     # Its workers are forked before any other thread runs, and stay.
@@ -156,11 +156,10 @@ def rates(photos: Photos, quick: bool) -> Iterator[Rates]:
     )
     first = rate_of_loader(loader)
     device = device_type("auto")
-    sources: dict[str, Source] = {
-        "packed": Packed(photos.packed, plan, lambda _: NEEDS, STEPS, PATCH, device),
-        "resident": Resident(photos.resident.to(device), lambda step: once(plan(step))),
-        "files": Files(photos.files, plan_of(photos, COPIES), lambda _: NEEDS, STEPS, PATCH, COPIES, device),
-    }
+    sources: dict[str, Source] = {"resident": Resident(photos.resident.to(device), lambda step: once(plan(step)))}
+    if has_dali("packed, files"):
+        sources["packed"] = Packed(photos.packed, plan, lambda _: NEEDS, STEPS, PATCH, device)
+        sources["files"] = Files(photos.files, plan_of(photos, COPIES), lambda _: NEEDS, STEPS, PATCH, COPIES, device)
     synchronize = streams_of(device).synchronize
     fetch = {name: from_source(source) for name, source in sources.items()}
     found: dict[str, list[float]] = {name: [] for name in ("loader", *fetch)}
@@ -199,6 +198,8 @@ def rate_of_loader(loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
 def test_patches_per_second(
     benchmark: Any, record: Record, photos: Photos, rates: Rates, quick: bool, name: str
 ) -> None:
+    if name not in rates.of:
+        pytest.skip("NVIDIA DALI is not installed")
     rate, baseline = rates.median(name), rates.median("loader")
     found = [v for _, v in visits(plan_of(photos, COPIES), 0, 256, 2 * COPIES) if v is not None]
     record(
@@ -216,8 +217,12 @@ def test_patches_per_second(
 
 @pytest.mark.benchmark(group="wait for packed")
 @pytest.mark.parametrize("network", ["edsr-tiny", "edsr-baseline"])
-def test_wait_of_a_training_step(benchmark: Any, record: Record, photos: Photos, quick: bool, network: str) -> None:
+def test_wait_of_a_training_step(
+    benchmark: Any, record: Record, photos: Photos, quick: bool, has_dali: Callable[[str], bool], network: str
+) -> None:
     """How much of a step passes in `fetch`, with DALI reading in the background as in training."""
+    if not has_dali("the wait for packed"):
+        pytest.skip("NVIDIA DALI is not installed")
     document = {"scale": SCALE, "mode": "vanilla", "student": {"name": network}, "data": {"patch": PATCH}}
     config = resolve(parse_config(document, "benchmark"))
     configure(config.run)
@@ -248,8 +253,12 @@ def test_wait_of_a_training_step(benchmark: Any, record: Record, photos: Photos,
 
 
 @pytest.mark.benchmark(group="memory of packed")
-def test_peak_memory(benchmark: Any, record: Record, tmp_path: Path, quick: bool) -> None:
+def test_peak_memory(
+    benchmark: Any, record: Record, tmp_path: Path, quick: bool, has_dali: Callable[[str], bool]
+) -> None:
     """Of a process of its own, which reads images of 24 megapixels and lists a million of them."""
+    if not has_dali("the memory of packed"):
+        pytest.skip("NVIDIA DALI is not installed")
     height, width = (600, 400) if quick else (6000, 4000)
     for i in range(4):
         for kind, factor in (("hr", 1), ("lr", SCALE)):

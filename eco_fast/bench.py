@@ -34,8 +34,8 @@ class Suite(NamedTuple):
 
 SUITES = {
     "kernels": Suite(("test_kernels.py",)),
-    "data": Suite(("test_data.py", "test_prepare.py"), ("nvidia.dali",), photographs=True),
-    "step": Suite(("test_waterfall.py", "test_step.py"), ("nvidia.dali",)),
+    "data": Suite(("test_data.py", "test_prepare.py"), photographs=True),
+    "step": Suite(("test_waterfall.py", "test_step.py")),
     "evaluate": Suite(("test_evaluate.py",), ("skimage",)),
 }
 
@@ -43,7 +43,6 @@ _MENDS = {
     "pytest": 'pip install "eco-fast[dev]"',
     "pytest_benchmark": 'pip install "eco-fast[dev]"',
     "skimage": 'pip install "eco-fast[demo]"',
-    "nvidia.dali": "pip install nvidia-dali-cuda130",
     "triton": "pip install triton",
 }
 _PHOTOGRAPHS = "train/DIV2K_0901-1000_quarter/*.png"  # in the folder that ECO_FAST_TESTDATA names
@@ -156,8 +155,7 @@ def _why_not_here(*packages: str) -> str:
 
 
 def _is_installed(package: str) -> bool:
-    above = package.rpartition(".")[0]
-    return (not above or _is_installed(above)) and importlib.util.find_spec(package) is not None
+    return importlib.util.find_spec(package) is not None
 
 
 def _refuse(reason: str) -> None:

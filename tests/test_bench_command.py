@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,25 @@ def test_another_suite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert all(row["case"] in printed and row["hardware"] and row["torch"] for row in rows)
 
 
+@pytest.mark.slow
+def test_without_dali_the_others_compete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("skimage")
+    (tmp_path / "path" / "nvidia").mkdir(parents=True)
+    (tmp_path / "path" / "nvidia" / "__init__.py").touch()  # in place of the one that has DALI in it
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "path"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.delenv("ECO_FAST_TESTDATA", raising=False)
+    assert _exit_code("bench", "data", "--quick", "--csv", tmp_path / "rows.csv") == 0
+    printed = capfd.readouterr().out
+    for contestants in ("packed, files", "the wait for packed", "the memory of packed", "plain decoding"):
+        assert f"{contestants}: left out, since NVIDIA DALI is not installed; pip install nvidia-dali" in printed
+    with (tmp_path / "rows.csv").open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert [row["case"] for row in rows] == ["loader", "resident", "decode + write", "with x4", "with x2, x3, x4"]
+    assert not any(row["of_decoding"] for row in rows)
+
+
 def test_the_files_of_every_suite_are_there() -> None:
     named = {file for suite in bench.SUITES.values() for file in suite.files}
     assert named == {path.name for path in bench.BENCHMARKS.glob("test_*.py")}
@@ -184,8 +204,8 @@ def test_what_became_of_every_suite(
     out = benchmarks(
         kernels=PASSES, data=SKIPPED, step=FAILS, evaluate=SKIPPED_AS_A_WHOLE, mixed=MIXED, broken="1 / 0", bare="{{}}"
     )
-    monkeypatch.setitem(bench.SUITES, "bare", bench.Suite(("test_bare.py",), ("nonesuch.dali",)))
-    monkeypatch.setitem(bench._MENDS, "nonesuch.dali", "pip install nonesuch")
+    monkeypatch.setitem(bench.SUITES, "bare", bench.Suite(("test_bare.py",), ("nonesuch",)))
+    monkeypatch.setitem(bench._MENDS, "nonesuch", "pip install nonesuch")
     out.mkdir()
     for name in bench.SUITES:
         for ending in (".csv", ".png", "_roofline.png"):
@@ -199,7 +219,7 @@ def test_what_became_of_every_suite(
         "evaluate": "skipped: could not import 'nonesuch': No module named 'nonesuch'",
         "mixed": "ran",
         "broken": "failed: the benchmarks failed (pytest's exit code is 2); its output is above",
-        "bare": "skipped: this needs the package nonesuch.dali: pip install nonesuch",
+        "bare": "skipped: this needs the package nonesuch: pip install nonesuch",
     }
     for number, (name, state) in enumerate(states.items(), start=1):
         assert f"[{number}/7] {name}, after 0." in printed
@@ -247,9 +267,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("name", "package", "mend"),
     [
-        ("data", "nvidia.dali", "nvidia-dali-cuda130"),
         ("data", "skimage", "[demo]"),
-        ("step", "nvidia.dali", "nvidia-dali-cuda130"),
         ("evaluate", "skimage", "[demo]"),
     ],
 )
@@ -270,10 +288,6 @@ def test_photographs_that_are_not_there(tmp_path: Path, monkeypatch: pytest.Monk
     folder.mkdir(parents=True)
     (folder / "0901.png").touch()
     assert bench.why_not("data") == ""  # and scikit-image is not missed
-
-
-def test_a_package_inside_one_that_is_not_there() -> None:
-    assert bench._is_installed("xml.etree") and not bench._is_installed("nonesuch.dali")
 
 
 def test_a_report_on_compiled_code_has_no_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
