@@ -1,0 +1,82 @@
+"""What only a GPU can show, in a minute or two: `pytest -m gpu`. `eco-fast doctor --gpu-proof` shows more."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from eco_fast.config import RunConfig, load_config
+from eco_fast.eco.teacher import freeze
+from eco_fast.models import build
+from eco_fast.proof import kernels
+from eco_fast.proof.training import SIMILAR, Training, relative_distance
+from eco_fast.train import start
+from eco_fast.train.environment import configure
+from tests.train.test_switches import OPTIONS, flags
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = "cuda"
+
+
+def test_kernels() -> None:
+    """Every specialisation against float64."""
+    device = torch.device(DEVICE)
+    kernels.kernels_must_run(device)
+    evidence = kernels.parity(device)
+    assert evidence.compared > 250
+    assert not evidence.faults
+
+
+def test_a_graph_and_single_launches(tmp_path: Path) -> None:
+    runs = Training(tmp_path, DEVICE)
+    assert relative_distance(runs.reference(), runs.weights(steps=0)) > SIMILAR  # it learns
+    assert relative_distance(runs.weights({"run.graph": True}), runs.reference()) <= SIMILAR
+
+
+@pytest.mark.usefixtures("repeatable")
+@pytest.mark.parametrize(("graph", "allowed"), [(False, 1e-6), (True, SIMILAR)], ids=["launches", "graph"])
+def test_a_resumed_run(photos: Path, tmp_path: Path, graph: bool, allowed: float) -> None:
+    """From step 10 to 20, against 20 steps in one go."""
+    before, straight, resumed = weights_of_a_resumed_run(photos, tmp_path / "run", DEVICE, run__graph=graph)
+    assert relative_distance(before, straight) > SIMILAR  # something is learnt after the checkpoint
+    assert relative_distance(resumed, straight) <= allowed
+
+
+def weights_of_a_resumed_run(photos: Path, out: Path, device: str, **settings: object) -> list[Tensor]:
+    """After 10 steps, after 20, and after the last 10 of these once more."""
+    settings |= {"mode": "eco", "run__steps": 20, "run__checkpoint_every": 10, "run__compile": "off"}
+    config = load_config("edsr-tiny", flags=flags(photos, out, run__device=device, **settings))
+    torch.manual_seed(1)
+    teacher = freeze(build("edsr-tiny", 2, **OPTIONS))
+    start.train(config, teacher=teacher)
+    middle, last = (out / "checkpoints" / f"step-{step:08d}" for step in (10, 20))
+    found = [trained_weights(each) for each in (middle, last)]
+    shutil.rmtree(last)
+    start.train(load_config(out / "config.toml"), resume=True, teacher=teacher)
+    return [*found, trained_weights(last)]
+
+
+def trained_weights(checkpoint: Path) -> Tensor:
+    """As one vector, without the colour means: large numbers that no step changes."""
+    found = load_file(checkpoint / "weights.safetensors").items()
+    return torch.cat([weight.double().flatten() for name, weight in found if "_mean" not in name])
+
+
+@pytest.fixture
+def repeatable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """cuDNN's repeatable algorithms, which training does not ask for."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+
+    def configured(run: RunConfig) -> None:
+        configure(run)
+        cudnn.benchmark, cudnn.deterministic = False, True
+
+    monkeypatch.setattr(start, "configure", configured)
+    yield
+    cudnn.benchmark, cudnn.deterministic = before
