@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from plain import PlainTrainer, TunedTrainer
 from rich.console import Console
 from torch import nn
 
@@ -36,16 +37,19 @@ CASES = {  # network -> scale, LR patch, steps per round, rounds
     "edsr-tiny": (2, 24, 20, 16),
     "edsr-baseline": (4, 48, 20 if torch.cuda.is_available() else 1, 14),
 }
+WIDTHS = {"edsr-tiny": {"blocks": 8, "channels": 32}, "edsr-baseline": {"blocks": 16, "channels": 64}}  # as plain EDSR
 
 
 class Bench:
     """One network: its images on disk, and loops over them."""
 
-    def __init__(self, network: str, folder: Path, *, quick: bool = False) -> None:
-        self.network, self.folder, self.device = network, folder, device_type("auto")
-        self.batch = 2 if quick else BATCH
+    def __init__(
+        self, network: str, folder: Path, *, quick: bool = False, device: str | None = None, batch: int = BATCH
+    ) -> None:
+        self.network, self.folder, self.device = network, folder, device or device_type("auto")
+        self.batch = 2 if quick else batch
         torch.compiler.reset()  # networks of one class share a cache of a few entries
-        self.scale, self.patch, *_ = CASES[network]
+        self.scale, self.patch, *_ = CASES.get(network, CASES["edsr-baseline"])
         (folder / "photos").mkdir(parents=True)
         for i, (hr, *_) in enumerate(smooth_images(16, self.scale)):
             Image.fromarray(hr).save(folder / "photos" / f"{i}.png")
@@ -63,7 +67,8 @@ class Bench:
             "teacher.precision": "bf16",
             "optim.clip_value": 0.1,
             "run.steps": STEPS,
-            "run.log_every": 5 * CASES[self.network][2],
+            "run.log_every": 5 * CASES.get(self.network, CASES["edsr-baseline"])[2],
+            "run.device": self.device,
             "run.out": str(self.folder / "run"),
         }
         flags |= {key.replace("__", "."): value for key, value in settings.items()}
@@ -102,8 +107,15 @@ class Bench:
         lines = Path(out, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [record["loss"] for record in map(json.loads, lines) if record["kind"] == "train"]
 
-    def bare(self, *, precision: str | None = None, channels_last: bool = True, compile_: bool = False) -> Steps:
-        """Forward, L1, backward, Adam on tensors that are there."""
+    def bare(self, *, precision: str | None = None, channels_last: bool = True, compile_: str | None = None) -> Steps:
+        """Forward, L1, backward, Adam on tensors that are there.
+
+        Args:
+            precision: "fp32" or "bf16"; the default of training if None.
+            channels_last: Or channels first.
+            compile_: A mode of `torch.compile`, for the network and the loss together; eager if None. With
+                "reduce-overhead" PyTorch puts both passes into CUDA graphs of its own.
+        """
         config = self.config(**({} if precision is None else {"run__precision": precision}))
         torch.manual_seed(0)
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -113,16 +125,52 @@ class Bench:
         y = torch.rand(self.batch, 3, side, side, device=self.device).to(memory_format=layout)
         optimizer = torch.optim.Adam(student.parameters(), lr=2e-4, betas=(0.9, 0.99), fused=True)
         low = config.run.precision == "bf16"
-        forward = torch.compile(student, dynamic=False, fullgraph=True) if compile_ else student
+
+        def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(self.device, torch.bfloat16, enabled=low):
+                sr = student(x)
+            return F.l1_loss(sr.float(), y).mul(255)
+
+        compiled = loss_of if compile_ is None else torch.compile(loss_of, dynamic=False, fullgraph=True, mode=compile_)
 
         def steps(count: int) -> None:
             configure(config.run)
             for _ in range(count):
-                with torch.autocast(self.device, torch.bfloat16, enabled=low):
-                    sr = forward(x)
-                F.l1_loss(sr.float(), y).mul(255).backward()
+                if compile_ == "reduce-overhead":
+                    torch.compiler.cudagraph_mark_step_begin()
+                compiled(x, y).backward()
                 optimizer.step()
                 optimizer.zero_grad()
+
+        return steps
+
+    def plain(self, *, bf16: bool) -> Steps:
+        """ECO as one would write it without this project, see `plain.py`; on a GPU it waits for its host."""
+        trainer = PlainTrainer(
+            smooth_images(16, self.scale), self.scale, patch=self.patch, batch=self.batch, lr=2e-4, bf16=bf16,
+            device=self.device, **WIDTHS[self.network],
+        )  # fmt: skip
+        run = self.config(run__precision="bf16" if bf16 else "fp32").run
+
+        def steps(count: int) -> None:
+            configure(run)
+            for _ in range(count):
+                trainer.step(0.5)
+
+        return steps
+
+    def tuned(self, *, compile_: bool) -> Steps:
+        """The same tuned with what plain PyTorch has, and fed on the device."""
+        trainer = TunedTrainer(
+            smooth_images(16, self.scale), self.scale, patch=self.patch, batch=self.batch, lr=2e-4, device=self.device,
+            compile_=compile_, **WIDTHS[self.network],
+        )  # fmt: skip
+        run, alpha = self.config(run__precision="bf16").run, torch.full((), 0.5, device=self.device)
+
+        def steps(count: int) -> None:
+            configure(run)
+            for _ in range(count):
+                trainer.step(alpha)
 
         return steps
 
@@ -160,11 +208,22 @@ def choose_kernels(choice: str) -> None:
         implementation.cache_clear()
 
 
-def in_turns(contestants: dict[str, Steps], steps: int, rounds: int) -> dict[str, float]:
-    """Median milliseconds per step of each, the device's work included."""
-    synchronize = streams_of(device_type("auto")).synchronize
+def in_turns(
+    contestants: dict[str, Steps], steps: int, rounds: int, *, device: str | None = None, until: float = float("inf")
+) -> dict[str, float]:
+    """Median milliseconds per step of each, the device's work included.
+
+    Args:
+        contestants: By name.
+        steps, rounds: Each runs so many steps in so many rounds, after one that warms up.
+        device: Of all of them; that of `auto` if None.
+        until: No round is begun after this time of `time.monotonic`, but the first two.
+    """
+    synchronize = streams_of(device or device_type("auto")).synchronize
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
+        if number > 1 and time.monotonic() > until:
+            break
         for name, run in contestants.items():
             synchronize()
             started = time.perf_counter()

@@ -75,8 +75,8 @@ def test_default_settings(benchmark: Any, record: Record, bench: Bench, quick: b
         "bare, fp32": bench.bare(precision="fp32"),
     }
     if missing_tool() is None:
-        contestants["bare, compiled"] = bench.bare(compile_=True)
-        contestants["bare, fp32, compiled"] = bench.bare(precision="fp32", compile_=True)
+        contestants["bare, compiled"] = bench.bare(compile_="default")
+        contestants["bare, fp32, compiled"] = bench.bare(precision="fp32", compile_="default")
     ms = in_turns(contestants, 1 if quick else steps, 1 if quick else max(12, rounds - 2))
     for name, value in ms.items():
         ratio = ms["fp32, NCHW, eager"] / value

@@ -14,44 +14,15 @@ import pytest
 import torch
 from plain import PlainTrainer
 from rows import Record
-from steps import CASES, Bench, Steps, in_turns, smooth_images
+from step_contest import ECO, switches
+from steps import CASES, WIDTHS, Bench, Steps, in_turns, smooth_images
 
 from eco_fast.models import build
-from eco_fast.train.compiled import missing_tool
 from eco_fast.train.environment import configure
 from eco_fast.train.lane import streams_of
-from eco_kernels.dispatch import implementation
 
 TRAINED = {"edsr-tiny": 40, "edsr-baseline": 40 if torch.cuda.is_available() else 4}  # steps of the second pass
 LAST = 4  # the final loss is over the last quarter of them
-PLAIN = {"edsr-tiny": {"blocks": 8, "channels": 32}, "edsr-baseline": {"blocks": 16, "channels": 64}}
-ECO = {"mode": "eco", "alpha__schedule": "constant", "alpha__value": 0.5, "teacher__file": "given"}
-
-
-def switches(device: str) -> dict[str, dict[str, object]]:
-    """Row -> settings, each with those of the rows before it; what the device does not have is left out."""
-    rows: dict[str, dict[str, object]] = {
-        "this loop, all off": {
-            "kernels": "reference",
-            "run__precision": "fp32",
-            "run__compile": "off",
-            "run__lanes": False,
-        }
-    }
-    added: dict[str, dict[str, object]] = {}
-    if device == "cuda" and implementation(torch.device(device)).__name__ == "eco_kernels.gpu":
-        added["+ Triton kernels"] = {"kernels": "auto"}
-    if device == "cuda":
-        added["+ TF32"] = {"run__precision": "tf32"}
-    added["+ bf16"] = {"run__precision": "bf16"}
-    if missing_tool() is None:
-        added["+ compile"] = {"run__compile": "default"}
-    added["+ lanes"] = {"run__lanes": True}
-    if device == "cuda":
-        added["+ CUDA graph"] = {"run__graph": True}
-    for name, settings in added.items():
-        rows[name] = {**list(rows.values())[-1], **settings}
-    return rows
 
 
 class PlainRun:
@@ -68,7 +39,7 @@ class PlainRun:
             lr=2e-4,
             bf16=False,
             device=bench.device,
-            **PLAIN[bench.network],
+            **WIDTHS[bench.network],
         )
 
     def __call__(self, count: int) -> None:

@@ -87,6 +87,13 @@ def _modes(incomplete: str) -> list[str]:
     return _starting(get_args(Mode), incomplete)
 
 
+def _checks(incomplete: str) -> list[str]:
+    from eco_fast.proof.table import TABLE
+
+    head, comma, last = incomplete.rpartition(",")
+    return [f"{head}{comma}{name}" for name in _starting([check.name for check in TABLE], last)]
+
+
 def _published(incomplete: str) -> list[str]:
     from eco_fast.evaluate.published import names
 
@@ -504,7 +511,13 @@ def data(
 
 
 @_command(
-    app, "doctor", "Say what is installed and used.", "eco-fast doctor", "eco-fast doctor --gpu-proof --out proof"
+    app,
+    "doctor",
+    "Say what is installed and used; prove it on a GPU.",
+    "eco-fast doctor",
+    "eco-fast doctor --gpu-proof --minutes 9 --out proof --pack proof.tar.xz",
+    "eco-fast doctor --gpu-proof --resume --out proof --only loops,step-tiny",
+    "eco-fast doctor --warm-kernels sm_90 --out kernels.tar.xz",
 )
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
@@ -512,21 +525,60 @@ def doctor(
         bool,
         typer.Option(
             "--gpu-proof",
-            help="Check kernels and training on the GPU, run all benchmarks, write a report; without a GPU, in a few"
+            help="Check kernels and training on the GPU, measure them, write a report; without a GPU, in a few"
             " minutes, what can be shown without one.",
         ),
     ] = False,
-    out: Annotated[Path, _path("--out", "DIR", "Folder of the report, rows and plots.")] = Path("runs/gpu-proof"),
+    out: Annotated[
+        Path | None,
+        _path("--out", "PATH", "Folder of the proof, by default runs/gpu-proof; with --warm-kernels the archive."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", metavar="N", help="End the proof after these, with its report.")
+    ] = None,
+    only: Annotated[
+        str, typer.Option("--only", metavar="A,B", autocompletion=_checks, help="Make only these checks.")
+    ] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the proof that is in --out.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Make the checks of the CPU beside a GPU too.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Only write the report of what is in --out, say after a power cut.")
+    ] = False,
+    pack: Annotated[Path | None, _path("--pack", "FILE", "Write everything into one archive (tar.xz).")] = None,
+    kernel_cache: Annotated[
+        Path | None,
+        _path("--kernel-cache", "FILE", "Archive of compiled kernels, made by --warm-kernels, to begin with."),
+    ] = None,
+    warm_kernels: Annotated[
+        str | None,
+        typer.Option(
+            "--warm-kernels",
+            metavar="SM",
+            autocompletion=_one_of("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"),
+            help="Compile all kernels for these architectures, such as sm_80,sm_90, into an archive; needs no GPU.",
+        ),
+    ] = None,
 ) -> None:
     """Say what is installed, what is used for what and why, and what to install."""
-    if gpu_proof:
+    folder = out or Path("runs/gpu-proof")
+    if warm_kernels is not None:
+        from eco_fast.proof.warm_kernels import warm_kernels as fill
+
+        archive = out or Path("kernels.tar.xz")
+        made = fill(warm_kernels.replace(",", " ").split(), archive)
+        print(f"{archive}: {made.kernels} kernels for Triton {made.triton}, {archive.stat().st_size / 1e6:.1f} MB")
+    elif report:
+        from eco_fast.proof.run import report_proof
+
+        report_proof(folder, pack=pack)
+    elif gpu_proof:
         from eco_fast.proof.run import gpu_proof as prove
 
-        prove(out)
-        return
-    from eco_fast.doctor import doctor as run
+        prove(folder, minutes=minutes, only=only, resume=resume, cpu=cpu, pack=pack, kernel_cache=kernel_cache)
+    else:
+        from eco_fast.doctor import doctor as run
 
-    run(as_json=as_json)
+        run(as_json=as_json)
 
 
 app.add_typer(bench, name="bench")

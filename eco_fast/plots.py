@@ -118,6 +118,11 @@ def plot_figures(rows: Rows, file: Path) -> None:
     _save(file, draw if panels else None, (10, 0.8 + 0.3 * sum(len(bars) + 3 for bars in panels.values())))
 
 
+def can_draw(rows: Rows) -> bool:
+    """Whether `plot_figures` finds a speed in the rows."""
+    return any(row.get(column) for row in rows for column in _UNITS)
+
+
 class Point(NamedTuple):
     """One operation on the roofline."""
 
@@ -150,6 +155,7 @@ _UNITS = {
     "wait_ms": Unit("milliseconds that a step waits for data"),
     "ms_per_image": Unit("milliseconds per image"),
     "seconds": Unit("seconds", "skimage_seconds", "scikit-image"),
+    "percent_of_copy": Unit("% of the bandwidth of a copy"),
 }
 _NOT_OURS = ("bare", "plain", "NCHW", "loader", "whole", "teacher alone")  # beginnings of a part of a case's name
 

@@ -24,7 +24,7 @@ ALLOWED = {  # package -> those of the project that it may import
     "plots": {"files"},
     "bench": {"console", "errors", "plots"},
     "doctor": {"console", "errors", "config", "data", "train", "eco_kernels"},
-    "proof": {"errors", "files", "config", "models", "eco", "train", "bench", "doctor", "eco_kernels"},
+    "proof": {"errors", "files", "config", "models", "eco", "train", "plots", "bench", "doctor", "eco_kernels"},
     "cli": {
         "errors",
         "config",

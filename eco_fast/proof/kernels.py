@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eco_fast.proof.outcome import Evidence, NotRun
+from eco_fast.proof.stage import Stage
 from eco_kernels import bicubic_downsample, downsample_mix, eco_l1_with_grad, gather_mix, gather_patches, reference
 from eco_kernels.checks import CHARBONNIER_EPS
 
@@ -30,6 +31,23 @@ class Case(NamedTuple):
     name: str
     covers: frozenset[str]
     check: Check
+
+
+def of_training(stage: Stage) -> Evidence:
+    """The kernels that training launches by default, and batches of its size."""
+    from eco_kernels.offline import DEFAULTS
+
+    device = torch.device(stage.device)
+    kernels_must_run(device)
+    return parity(device, frozenset(DEFAULTS) | {"training batch"})
+
+
+def all_of_them(stage: Stage) -> Evidence:
+    """Every specialisation; on a CPU the same operations in plain PyTorch."""
+    device = torch.device(stage.device)
+    if device.type == "cuda":
+        kernels_must_run(device)
+    return parity(device)
 
 
 def parity(device: torch.device, wanted: frozenset[str] | None = None) -> Evidence:

@@ -1,11 +1,12 @@
 """What a check says, so that nothing that did not run can pass."""
 
-import time
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-MAX_NAMED = 5
+CUT_OFF = ("timed out", "crashed", "interrupted", "left out")
+"""How a check ends that could not say anything."""
+
+_MOST_NAMED = 5  # faults in a line
 
 
 class NotRun(Exception):
@@ -29,19 +30,35 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A check that was asked for. It has no `passed` to be set: that follows from what was compared."""
+    """A check that was asked for. It has no `passed` to be set: that follows from what was compared.
+
+    Args:
+        name: Of the check.
+        device: "cuda" or "cpu".
+        evidence: What it compared; nothing where it was cut off.
+        cut_off: One of `CUT_OFF`, or nothing.
+        seconds: That it took.
+    """
 
     name: str
     device: str
     evidence: Evidence
+    cut_off: str = ""
     seconds: float = 0.0
 
     @property
     def status(self) -> str:
-        """ "failed", "passed", or "not run" where nothing was compared."""
+        """How it was cut off, or "failed", "passed", or "not run" where nothing was compared."""
+        if self.cut_off:
+            return self.cut_off
         if self.evidence.faults:
             return "failed"
         return "passed" if self.evidence.compared > 0 else "not run"
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether something is wrong with what was checked: it was not merely left out."""
+        return self.status in ("failed", "timed out", "crashed")
 
     @property
     def detail(self) -> str:
@@ -49,11 +66,11 @@ class Outcome:
         faults = self.evidence.faults
         if not faults:
             return self.evidence.detail
-        more = f"; and {len(faults) - MAX_NAMED} more" if len(faults) > MAX_NAMED else ""
-        return "; ".join(faults[:MAX_NAMED]) + more
+        more = f"; and {len(faults) - _MOST_NAMED} more" if len(faults) > _MOST_NAMED else ""
+        return "; ".join(faults[:_MOST_NAMED]) + more
 
     def row(self) -> dict[str, object]:
-        """Of the CSV file."""
+        """Its line in the table of checks."""
         return {
             "check": self.name,
             "device": self.device,
@@ -62,22 +79,6 @@ class Outcome:
             "seconds": round(self.seconds, 1),
             "detail": self.detail,
         }
-
-
-def perform(name: str, device: str, check: Callable[[], Evidence]) -> Outcome:
-    """Make a check. An error is a fault of it, with its place, and the next check goes on."""
-    started = time.monotonic()
-    try:
-        evidence = check()
-    except NotRun as reason:
-        evidence = Evidence(0, detail=str(reason))
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        text = (str(error).splitlines() or [""])[0]
-        evidence = Evidence(
-            0, (f"{type(error).__name__}: {text} ({place.filename}, {place.name}, line {place.lineno})",)
-        )
-    return Outcome(name, device, evidence, time.monotonic() - started)
 
 
 def together(found: Iterable[Evidence]) -> Evidence:

@@ -1,130 +1,122 @@
-"""The report of the proof: one page of Markdown beside the CSV files and plots it is made from."""
+"""The report of a proof, made from its journal alone: one page of Markdown, tables as CSV, plots."""
 
 import csv
 import io
-import os
-import platform
-import shutil
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any
 
-import torch
-
-from eco_fast.doctor import diagnose
 from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
-from eco_fast.proof.outcome import Outcome
+from eco_fast.plots import can_draw, plot_figures
+from eco_fast.proof.journal import Journal, Key, Line
+from eco_fast.proof.table import TABLE
 
-_SHOWN = {  # benchmark -> columns of its rows that the page shows
-    "waterfall": ("case", "ms_per_step", "ratio", "memory_mb", "final_loss", "steps"),
-    "step": ("case", "ms_per_step", "ratio", "of", "goal"),
-    "data": ("case", "patches_per_second", "ratio", "wait_ms", "percent"),
-    "prepare": ("case", "ms_per_image", "of_decoding"),
-    "evaluate": ("case", "seconds", "ratio", "overhead_percent"),
-}
-_KERNELS = (
-    "device",
-    "operation",
-    "case",
-    "contestant",
-    "cache",
-    "p50_us",
-    "gb_per_s",
-    "percent_of_copy",
-    "launches",
-    "ratio",
-)
+_NO_FIGURES = ("n", "t", "check", "device", "attempt")  # of a line: where and when, not what
+_MEASURED_ON = ("hardware", "driver", "torch", "triton", "eco-fast", "commit", "date")  # in every row of a CSV file
 
 
-class Proof(NamedTuple):
-    """What came out."""
-
-    outcomes: Sequence[Outcome]
-    suites: Mapping[str, str]  # benchmark suite -> "ran", "skipped: why", "failed: why"
-    seconds: float
-    machine: Mapping[str, str] = MappingProxyType({})
-
-    @property
-    def failed(self) -> list[str]:
-        """Names of the checks and suites that failed."""
-        checks = [f"{each.name} ({each.device})" for each in self.outcomes if each.status == "failed"]
-        return checks + [f"bench {suite}" for suite, state in self.suites.items() if state.startswith("failed")]
-
-    @property
-    def has_gpu(self) -> bool:
-        """Whether any check ran on a GPU."""
-        return any(each.device == "cuda" and each.status != "not run" for each in self.outcomes)
-
-    @property
-    def summary(self) -> str:
-        """How many checks of each status, a line."""
-        counts = {status: sum(each.status == status for each in self.outcomes) for status in _STATUSES}
-        checks = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-        ran = sum(state == "ran" for state in self.suites.values())
-        return f"checks: {checks}; benchmarks: {ran} of {len(self.suites)} ran"
+def summary(journal: Journal) -> str:
+    """How many checks ended in what way, a line."""
+    statuses = [outcome.status for outcome in journal.outcomes().values()]
+    return "checks: " + ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
 
 
-_STATUSES = ("passed", "failed", "not run")
+def has_gpu(journal: Journal) -> bool:
+    """Whether any check has come to an end on a GPU."""
+    return any(each.device == "cuda" and each.status in ("passed", "failed") for each in journal.outcomes().values())
 
 
-def write_report(proof: Proof, out: Path) -> Path:
-    """Write `checks.csv` and `report.md` into `out`, which holds the rows and plots of the benchmarks that ran.
+def write_report(journal: Journal, out: Path) -> Path:
+    """Write `report.md`, `checks.csv`, and for every check that measured something a CSV file and a plot.
 
     Raises:
         UserError: The folder cannot be written.
     """
-    text = io.StringIO()
-    rows = [each.row() for each in proof.outcomes]
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     try:
-        write_atomically(out / "checks.csv", text.getvalue().encode())
-        write_atomically(out / "report.md", _page(proof, out).encode())
+        _write_csv(out / "checks.csv", [outcome.row() for outcome in journal.outcomes().values()])
+        for key in journal.outcomes():
+            if rows := _rows(journal, key):
+                _write_csv(out / f"{_file(key)}.csv", rows)
+                texts = [{name: str(value) for name, value in row.items()} for row in rows]
+                if can_draw(texts):
+                    plot_figures(texts, out / f"{_file(key)}.png")
+        write_atomically(out / "report.md", _page(journal, out).encode())
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
     return out / "report.md"
 
 
-def _page(proof: Proof, out: Path) -> str:
-    lines = ["# Proof of eco-fast", "", f"{proof.summary}. {proof.seconds / 60:.1f} minutes.", ""]
-    if not proof.has_gpu:
+def _page(journal: Journal, out: Path) -> str:
+    shows = {check.name: check.shows for check in TABLE}
+    outcomes = journal.outcomes()
+    lines = ["# Proof of eco-fast", "", f"{summary(journal)}. {_minutes(journal):.1f} minutes.", ""]
+    if not has_gpu(journal):
         lines += ["**No GPU took part: no check of a GPU ran, and no figure here is of one.**", ""]
-    lines += [
-        "## Measured on",
-        "",
-        *_table([{"": key, "value": value} for key, value in (proof.machine or describe_machine()).items()]),
-        "",
-    ]
-    lines += ["## Checks", "", *_table([_check_row(each) for each in proof.outcomes]), ""]
-    lines += ["## Benchmarks", "", *_table([{"suite": k, "state": v} for k, v in proof.suites.items()]), ""]
-    for suite, state in proof.suites.items():
-        if state == "ran":
-            lines += _figures(suite, out)
+    lines += ["## Measured on", "", *_table([{"": k, "value": v} for k, v in _machine(journal).items()]), ""]
+    rows = [{**each.row(), "shows": shows.get(each.name, "")} for each in outcomes.values()]
+    lines += ["## Checks", "", *_table(rows), ""]
+    for key in outcomes:
+        if figures := journal.figures(key):
+            lines += [f"## {key[0]} ({key[1]})", "", f"{shows.get(key[0], '')}; {outcomes[key].status}.", ""]
+            lines += _tables(figures)
+            plot = out / f"{_file(key)}.png"
+            lines += [f"![{plot.stem}]({plot.name})", ""] if plot.is_file() else []
+    for line in journal.lines:
+        for name in ("traceback", "log"):
+            if line.get(name):
+                head = f"### {line['check']} ({line['device']}), attempt {line['attempt']}: {name}"
+                lines += [head, "", "```", line[name].rstrip(), "```", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _check_row(outcome: Outcome) -> dict[str, object]:
-    row = outcome.row()
-    return {key: row[key] for key in ("check", "device", "status", "compared", "seconds", "detail")}
+def _tables(figures: Sequence[Line]) -> list[str]:
+    """Figures that belong together in a table, with the columns that they fill; lone facts as a list."""
+    lines = []
+    for name, group in groupby(figures, lambda line: line.get("benchmark", "")):
+        rows = [{k: v for k, v in line.items() if k not in (*_NO_FIGURES, "benchmark")} for line in group]
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        lines += [*([f"### {name}", ""] if name else [])]
+        lines += [*_table([{column: row.get(column, "") for column in columns} for row in rows]), ""]
+    return lines
 
 
-def _figures(suite: str, out: Path) -> list[str]:
-    """The rows of a suite, and its plots."""
-    with (out / f"{suite}.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    lines: list[str] = []
-    names = dict.fromkeys(row.get("benchmark", suite) for row in rows)
-    for name in names:
-        columns = _SHOWN.get(name, _KERNELS)
-        chosen = [row for row in rows if row.get("benchmark", suite) == name]
-        filled = [column for column in columns if any(row.get(column) for row in chosen)]
-        lines += [f"### {name}", "", *_table([{key: row[key] for key in filled} for row in chosen]), ""]
-    return lines + [f"![{file.stem}]({file.name})\n" for file in sorted(out.glob(f"{suite}*.png"))]
+def _rows(journal: Journal, key: Key) -> list[dict[str, Any]]:
+    """The figures of a check as rows of the benchmarks are: what was measured, then what on."""
+    machine = _machine(journal)
+    measured_on = {name: machine[name] for name in _MEASURED_ON if name in machine}
+    figures = [{k: v for k, v in line.items() if k not in _NO_FIGURES} for line in journal.figures(key)]
+    return [
+        {"benchmark": key[0], "device": key[1], **row, **measured_on} for row in figures if row["case"] != "machine"
+    ]
+
+
+def _machine(journal: Journal) -> dict[str, Any]:
+    """What the proof was made on, as its first check has said."""
+    lines = [line for device in ("cuda", "cpu") for line in journal.figures(("machine", device))]
+    found = next((line for line in lines if line["case"] == "machine"), {"machine": "not described"})
+    return {name: value for name, value in found.items() if name not in (*_NO_FIGURES, "case")}
+
+
+def _minutes(journal: Journal) -> float:
+    """Of all calls together: `t` starts at 0 in each."""
+    ends = [a["t"] for a, b in zip(journal.lines, [*journal.lines[1:], {"t": 0.0}], strict=True) if b["t"] < a["t"]]
+    return sum(ends) / 60
+
+
+def _file(key: Key) -> str:
+    """The name of a check's files: those of the CPU say so."""
+    return key[0] if key[1] == "cuda" else f"{key[0]}-cpu"
+
+
+def _write_csv(file: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    text = io.StringIO()
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(file, text.getvalue().encode())
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> list[str]:
@@ -133,21 +125,3 @@ def _table(rows: Sequence[Mapping[str, object]]) -> list[str]:
 
     keys = list(rows[0])
     return [line(keys), "|" + "---|" * len(keys), *(line([row[key] for key in keys]) for row in rows)]
-
-
-def describe_machine() -> dict[str, str]:
-    """Device, driver, versions, date."""
-    found = diagnose()
-    driver = {"NVIDIA driver": _driver(), "CUDA of PyTorch": str(torch.version.cuda or "none")}
-    system = {"system": platform.platform(), "CPU cores": str(os.cpu_count()), "date": time.strftime("%Y-%m-%d")}
-    return {**found["device"], **driver, **found["versions"], **system, **found["uses"]}
-
-
-def _driver() -> str:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return "none"
-    query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
-    lines = result.stdout.split("\n")
-    return lines[0].strip() if result.returncode == 0 and lines[0].strip() else "none that answers"

@@ -1,6 +1,10 @@
 """Switches of the training loop that must not change what is learnt: 50 steps with and without each."""
 
+import argparse
 import os
+import subprocess
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,8 +19,10 @@ from torch import Tensor, nn
 
 from eco_fast.config import Config, load_config
 from eco_fast.eco.teacher import freeze
+from eco_fast.errors import UserError
 from eco_fast.models import build
-from eco_fast.proof.outcome import Evidence, NotRun
+from eco_fast.proof.outcome import Evidence, NotRun, together
+from eco_fast.proof.stage import Stage
 from eco_fast.train.compiled import missing_tool
 from eco_fast.train.display import Display
 from eco_fast.train.environment import configure, resolve
@@ -30,6 +36,9 @@ from eco_kernels.dispatch import implementation
 STEPS = 50  # through all three phases of alpha
 SIMILAR = 1e-3  # relative L2 distance of weights that were computed by other code
 _NETWORK, _OPTIONS, _SCALE = "edsr-tiny", {"blocks": 4, "channels": 32}, 2
+
+_SETTLED = 8  # steps after which a loop allocates, compiles and captures no more
+_WATCHED = 20  # steps in which the host must not wait for the device
 
 Settings = Mapping[str, object]  # keys of the recipe
 _NONE: Settings = MappingProxyType({})
@@ -111,24 +120,31 @@ class Training:
 
     def weights(self, settings: Settings = _NONE, *, steps: int = STEPS) -> Tensor:
         """Train and return all weights as one vector, float64 on the CPU."""
+        with self.loop(settings) as loop:
+            for step in range(steps):
+                loop.advance(step)
+            if isinstance(loop.update, GraphedStep) and steps and loop.update.graph is None:
+                raise RuntimeError("no graph was captured")
+            skipped = int(loop.state.guard.check(STEPS, steps, "no checkpoint is written"))
+            if skipped:
+                raise RuntimeError(f"{skipped} of {steps} updates were skipped")
+            return torch.cat([p.detach().double().cpu().reshape(-1) for p in loop.state.parameters])
+
+    @contextmanager
+    def loop(self, settings: Settings = _NONE) -> Iterator[Loop]:
+        """The production loop before its first step."""
         config = self._config(settings)
         with _repeatable(config):
             display = Display(Console(quiet=True))
             inputs = load_inputs(config, _teacher(), display)
             folder = RunFolder(Path(config.run.out), 1)
             folder.path.mkdir(exist_ok=True)
-            state = StudentStep(inputs.student, config)
-            loop = Loop(config, folder, inputs, state, display)
-            for step in range(steps):
-                loop.advance(step)
-            if isinstance(loop.update, GraphedStep) and steps and loop.update.graph is None:
-                raise RuntimeError("no graph was captured")
-            loop.lane.close()
-            loop.maker.close()
-            skipped = int(state.guard.check(STEPS, steps, "no checkpoint is written"))
-        if skipped:
-            raise RuntimeError(f"{skipped} of {steps} updates were skipped")
-        return torch.cat([p.detach().double().cpu().reshape(-1) for p in state.parameters])
+            loop = Loop(config, folder, inputs, StudentStep(inputs.student, config), display)
+            try:
+                yield loop
+            finally:
+                loop.lane.close()
+                loop.maker.close()
 
     def _config(self, settings: Settings) -> Config:
         flags: dict[str, object] = {
@@ -206,7 +222,7 @@ def _plain_pytorch() -> Iterator[None]:
         implementation.cache_clear()
 
 
-CHECKS: dict[str, Callable[[Training], Evidence]] = {
+SWITCHES: dict[str, Callable[[Training], Evidence]] = {
     "two equal runs": Training.repeat,
     "lanes on and off": Training.lanes,
     "online teacher, lanes on and off": Training.online,
@@ -216,3 +232,104 @@ CHECKS: dict[str, Callable[[Training], Evidence]] = {
     "kernels and plain PyTorch": Training.kernels,
     "default settings and fp32": Training.everything,
 }
+
+LOOPS: dict[str, Settings] = {
+    "vanilla": {"mode": "vanilla"},
+    "eco": {"run.lanes": True},
+    "eco, lanes off": {},
+    "eco, online teacher": {"run.lanes": True, "teacher.mode": "online"},
+    "eco, LAMB": {"run.lanes": True, "optim.name": "lamb"},
+}
+_GRAPHED: dict[str, Settings] = {
+    "eco, CUDA graph": {"run.lanes": True, "run.graph": True},
+    "eco, LAMB, CUDA graph": {"run.lanes": True, "run.graph": True, "optim.name": "lamb"},
+}
+
+
+def switches(stage: Stage) -> Evidence:
+    """All of `SWITCHES`, each for itself: one that fails does not hide the others."""
+    runs = Training(stage.scratch / "runs", stage.device)
+    found = []
+    for name, check in SWITCHES.items():
+        try:
+            evidence = check(runs)
+        except (UserError, NotRun) as reason:  # DALI or a compiler is missing
+            stage.say(name, result=f"not run: {reason}")
+            continue
+        stage.say(name, result="; ".join(evidence.faults) or evidence.detail)
+        found.append(Evidence(evidence.compared, tuple(f"{name}: {fault}" for fault in evidence.faults)))
+    result = together(found)
+    return Evidence(result.compared, result.faults, f"{len(found)} of {len(SWITCHES)} switches, {STEPS} steps each")
+
+
+def loops(stage: Stage) -> Evidence:
+    """Steps of every kind of loop; on a GPU a wait of the host for the device between two lines of the log is an error.
+
+    That is what `torch.cuda.set_sync_debug_mode` sees: copies to the host, copies from memory that is not pinned,
+    questions about values.
+    """
+    runs = Training(stage.scratch / "runs", stage.device)
+    kinds = LOOPS | (_GRAPHED if stage.device == "cuda" else {})
+    faults = []
+    for name, settings in kinds.items():
+        fault = watch(runs, settings)
+        stage.say(name, steps=_WATCHED, result=fault or ("no wait" if stage.device == "cuda" else "ran"))
+        faults += [f"{name}: {fault}"] if fault else []
+    return Evidence(_WATCHED * len(kinds), tuple(faults), f"{len(kinds)} kinds of loops, {_WATCHED} steps each")
+
+
+def watch(runs: Training, settings: Settings) -> str:
+    """Run a loop under PyTorch's look-out for waits; what went wrong, empty if nothing."""
+    constant = {"alpha.schedule": "constant", "alpha.value": 0.5}  # one phase: a graph is captured before the watch
+    with runs.loop({**constant, **settings}) as loop:
+        for step in range(_SETTLED):
+            loop.advance(step)
+        _wait_is_error(runs.device, "error")
+        try:
+            for step in range(_SETTLED, _SETTLED + _WATCHED):
+                loop.advance(step)
+        except RuntimeError as error:
+            traceback.print_exc()  # where it waits
+            return f"{error}".splitlines()[0]
+        finally:
+            _wait_is_error(runs.device, "default")
+        if not all(p.isfinite().all() for p in loop.state.parameters):
+            return "weights are not finite"
+    return ""
+
+
+def races(stage: Stage) -> Evidence:
+    """PyTorch's race checker over loops with two streams, in a process of its own: it is chosen at import."""
+    if stage.device != "cuda":
+        raise NotRun("a CPU has no streams")
+    result = subprocess.run(
+        [sys.executable, "-m", "eco_fast.proof.training", str(stage.scratch / "runs")],
+        env={**os.environ, "TORCH_CUDA_SANITIZER": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0 or "CSAN" in result.stderr:
+        return Evidence(0, (f"exit code {result.returncode}: {result.stderr.strip()[-600:]}",))
+    return Evidence(2 * _SETTLED, detail=f"no race in {_SETTLED} steps with a cached and an online teacher")
+
+
+def main() -> None:
+    """Some steps with a cached and an online teacher on the GPU. For a process that watches for races."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    runs = Training(parser.parse_args().folder, "cuda")
+    for name in ("eco", "eco, online teacher"):
+        with runs.loop(LOOPS[name]) as loop:
+            for step in range(_SETTLED):
+                loop.advance(step)
+            torch.cuda.synchronize()
+
+
+def _wait_is_error(device: str, mode: str) -> None:
+    if device == "cuda":
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+if __name__ == "__main__":
+    main()

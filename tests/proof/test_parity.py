@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from eco_fast.proof import kernels, training
-from eco_fast.proof.outcome import NotRun, perform
+from eco_fast.proof.outcome import Evidence, NotRun, Outcome
+from eco_fast.proof.stage import Stage
 
 CPU = torch.device("cpu")
 
@@ -64,18 +65,42 @@ def test_plain_pytorch_does_not_pass_for_kernels() -> None:
         kernels.kernels_must_run(CPU)
 
 
+def status(evidence: Evidence) -> str:
+    return Outcome("check", "cpu", evidence).status
+
+
 @pytest.mark.slow
 def test_switches_of_training(tmp_path: Path) -> None:
-    runs = training.Training(tmp_path, "cpu")
-    found = {name: perform(name, "cpu", lambda check=check: check(runs)) for name, check in training.CHECKS.items()}
-    failed = [f"{name}: {outcome.detail}" for name, outcome in found.items() if outcome.status == "failed"]
-    assert not failed
-    assert {name for name, outcome in found.items() if outcome.status == "not run"} <= {
+    said: list[dict[str, object]] = []
+    evidence = training.switches(Stage("cpu", tmp_path, tmp_path, 600, said.append))
+    assert not evidence.faults
+    assert [each["case"] for each in said] == list(training.SWITCHES)
+    assert {str(each["case"]) for each in said if str(each["result"]).startswith("not run")} <= {
         "CUDA graph and single launches",
         "kernels and plain PyTorch",
         "compiled and eager",  # without a compiler
         "packed and resident",  # without DALI
     }
+
+
+def test_every_kind_of_loop_runs(tmp_path: Path) -> None:
+    runs = training.Training(tmp_path, "cpu")
+    for name in ("eco", "eco, online teacher"):
+        assert not training.watch(runs, training.LOOPS[name])
+
+
+def test_a_loop_that_asks_the_device_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look-out raises a RuntimeError where the host would wait."""
+
+    def ask(device: str, mode: str) -> None:
+        if mode == "error":
+            monkeypatch.setattr(training.Loop, "advance", waits)
+
+    def waits(self: training.Loop, step: int) -> None:
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    monkeypatch.setattr(training, "_wait_is_error", ask)
+    assert training.watch(training.Training(tmp_path, "cpu"), {}) == "called a synchronizing CUDA operation"
 
 
 @pytest.mark.slow
@@ -88,13 +113,13 @@ def test_a_switch_that_changes_the_weights_is_seen(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(training.Training, "weights", wrong)
     runs = training.Training(tmp_path, "cpu")
-    assert perform("equal", "cpu", runs.repeat).status == "passed"
-    assert perform("lanes", "cpu", runs.lanes).status == "failed"
+    assert status(runs.repeat()) == "passed"
+    assert status(runs.lanes()) == "failed"
 
 
 def test_runs_that_learn_nothing_do_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training.Training, "weights", lambda self, settings=(), **options: torch.ones(3))
-    outcome = perform("equal", "cpu", training.Training(tmp_path, "cpu").repeat)
+    outcome = Outcome("equal", "cpu", training.Training(tmp_path, "cpu").repeat())
     assert (outcome.status, outcome.detail) == ("failed", "50 steps change no weight")
 
 

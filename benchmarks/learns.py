@@ -1,0 +1,113 @@
+"""A training from nothing to a PSNR: the student of docs/reproduction.md, vanilla and eco, beside the same run on a CPU
+(`results/learns_cpu.csv`).
+
+The best evidence that a GPU computes what it should: 12,000 steps through all parts of the trainer, seed 0, end within
+0.03 dB of the CPU's. Training images are T91 and a quarter of DIV2K's validation images, of the folder that
+ECO_FAST_TESTDATA names.
+"""
+
+import csv
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from eco_fast.config import load_config
+from eco_fast.data.notes import Notes
+from eco_fast.evaluate.benchmark import Pair, load_benchmark
+from eco_fast.evaluate.run import evaluate
+from eco_fast.models.weights import load_network
+from eco_fast.proof.outcome import Evidence, NotRun
+from eco_fast.proof.stage import Stage
+from eco_fast.train.display import Display
+from eco_fast.train.start import train
+
+HERE = Path(__file__).parent
+RECIPE = HERE / "reproduce" / "student.toml"
+REFERENCE = HERE / "results" / "learns_cpu.csv"
+TRAIN, VALID, TEACHER = ("train/T91", "train/DIV2K_0901-1000_quarter"), "Set5", "weights/RLFN/rlfn_s_x2.pth"
+STEPS, REHEARSED = 12_000, 30
+CLOSE = 0.03  # dB; seeds differ by 0.03 at most
+
+
+def learns(stage: Stage) -> Evidence:
+    """Train both modes and compare; on a CPU a few steps, which end nowhere."""
+    data = _data()
+    pairs = load_benchmark(data / VALID, 2, None, Notes())
+    steps = REHEARSED if stage.small else STEPS
+    found = {mode: _train(stage, data, pairs, mode, steps) for mode in ("eco", "vanilla")}
+    if stage.small:
+        return Evidence(2, detail=f"{steps} steps of each mode: they run, and no more is shown")
+    faults = [
+        f"{mode} ends at {psnr:.3f} dB, on a CPU at {expected:.3f}"
+        for mode, psnr in found.items()
+        if abs(psnr - (expected := _reference()[mode])) > CLOSE
+    ]
+    gain = found["eco"] - found["vanilla"]
+    faults += [f"eco is {-gain:.3f} dB below vanilla"] if gain <= 0 else []
+    return Evidence(2, tuple(faults), f"{gain:+.3f} dB of eco over vanilla after {steps} steps")
+
+
+def _train(stage: Stage, data: Path, pairs: list[Pair], mode: str, steps: int) -> float:
+    """PSNR-Y of one run, whose figures are told."""
+    flags: dict[str, Any] = {
+        "mode": mode,
+        "data.train": [str(data / folder) for folder in TRAIN],
+        "data.store": str(stage.scratch / "store"),
+        "run.steps": steps,
+        "run.device": stage.device,
+        "run.threads": 0 if stage.device == "cuda" else 1,
+        "run.graph": stage.device == "cuda",
+        "run.valid_every": steps,
+        "run.checkpoint_every": steps,
+        "run.out": str(stage.scratch / mode),
+    }
+    if mode == "eco":
+        flags |= {"teacher.file": str(data / TEACHER), "teacher.name": "rlfn-s"}
+    started = time.monotonic()
+    result = train(load_config(RECIPE, flags=flags), force=True, display=Display(Console(quiet=True)))
+    seconds = time.monotonic() - started
+    scores = evaluate(load_network(stage.scratch / mode), pairs, 2, device="cpu")
+    stage.say(
+        mode,
+        benchmark="learns",
+        steps=steps,
+        set5_psnr_y=round(scores.psnr_y, 3),
+        set5_ssim_y=round(scores.ssim_y, 4),
+        cpu_psnr_y=_reference().get(mode) if steps == STEPS else None,
+        steps_per_second=round(result.steps_per_second, 1),
+        whole_s=round(seconds, 1),
+    )
+    return scores.psnr_y
+
+
+def _data() -> Path:
+    folder = os.environ.get("ECO_FAST_TESTDATA")
+    if not folder:
+        raise NotRun(f"let ECO_FAST_TESTDATA name a folder with {', '.join((*TRAIN, VALID, TEACHER))}")
+    missing = [name for name in (*TRAIN, VALID, TEACHER) if not Path(folder, name).exists()]
+    if missing:
+        raise NotRun(f"{folder} has no {', '.join(missing)}")
+    return Path(folder)
+
+
+def _reference() -> dict[str, float]:
+    """PSNR-Y of the same runs on one CPU core, by mode."""
+    with REFERENCE.open(newline="", encoding="utf-8") as file:
+        return {row["case"]: float(row["set5_psnr_y"]) for row in csv.DictReader(file)}
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    from rows import environment, write_figures
+
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        stage = Stage("cpu", Path(scratch), Path(scratch), 1e9, rows.append)
+        pairs = load_benchmark(_data() / VALID, 2, None, Notes())
+        for mode in ("eco", "vanilla"):
+            _train(stage, _data(), pairs, mode, STEPS)
+    write_figures(REFERENCE, [{**row, **environment()} for row in rows])
