@@ -3,13 +3,14 @@
 import csv
 import io
 import os
-import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from eco_fast.doctor import processor
 
 Record = Callable[..., None]
 """Keeps the figures of a case: (case, packages it depends on, figure=value, ...)"""
@@ -80,12 +81,6 @@ def version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
-
-
-def processor() -> str:
-    """The name of the CPU."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _number(value: object) -> object:

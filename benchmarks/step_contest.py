@@ -192,7 +192,13 @@ def _compete(
     rounds = 1 if stage.small else ROUNDS
     ms = in_turns(built, steps, rounds, device=stage.device, until=time.monotonic() + stage.seconds - AFTER)
     choose_kernels("auto")
-    for name, value in ms.items():
+    order = [
+        "plain PyTorch, fp32",
+        "plain PyTorch, bf16",
+        TUNED,
+        *switches(bench.device),
+    ]  # the waterfall, then the rest
+    for name, value in sorted(ms.items(), key=lambda row: order.index(row[0]) if row[0] in order else len(order)):
         stage.say(f"{network}, {name}", benchmark="in turns", ms_per_step=round(value, 4), **_ratios(name, value, ms))
     return Evidence(len(ms), tuple(faults), f"{len(ms)} contestants in turns, batch {bench.batch}")
 

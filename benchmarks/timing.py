@@ -15,11 +15,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from os import environ
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from eco_fast.doctor import processor
 
 Call = Callable[[], object]
 
@@ -177,10 +178,7 @@ def device_name(device: torch.device) -> str:
     """What the hardware calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    return processor()
 
 
 def why_not_compiled(device: torch.device) -> str | None:

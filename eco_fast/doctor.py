@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +75,14 @@ def doctor(*, as_json: bool = False) -> None:
             console.print(table)
 
 
+def processor() -> str:
+    """The name of the CPU."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def _versions() -> dict[str, str]:
     versions = {"eco-fast": eco_fast.__version__, "Python": platform.python_version()}
     for name in _PACKAGES:
@@ -93,7 +102,11 @@ def _device(kind: str) -> dict[str, str]:
         found = {"GPU": f"none: {why}"}
     capability = torch.backends.cpu.get_cpu_capability()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {**found, "CPU": f"{cores} cores, {capability}", "free memory": f"{free_memory(kind) >> 20:,} MB"}
+    return {
+        **found,
+        "CPU": f"{processor()}, {cores} cores, {capability}",
+        "free memory": f"{free_memory(kind) >> 20:,} MB",
+    }
 
 
 def _kernels(device: str) -> tuple[str, str | None]:

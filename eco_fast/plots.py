@@ -157,7 +157,15 @@ _UNITS = {
     "seconds": Unit("seconds", "skimage_seconds", "scikit-image"),
     "percent_of_copy": Unit("% of the bandwidth of a copy"),
 }
-_NOT_OURS = ("bare", "plain", "NCHW", "loader", "whole", "teacher alone")  # beginnings of a part of a case's name
+_NOT_OURS = (
+    "bare",
+    "plain",
+    "tuned plain",
+    "NCHW",
+    "loader",
+    "whole",
+    "teacher alone",
+)  # beginnings of a part of a case's name
 
 # The arithmetic of the operations, per value that they make. A product and a sum are two operations; conversions,
 # rounding and clamps are not counted. The filter runs down the columns first, which leaves `scale` values for every

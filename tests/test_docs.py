@@ -16,6 +16,8 @@ from pydantic import BaseModel
 from eco_fast.cli import app
 from eco_fast.config import Config, load_config, parse_config, recipe_names
 from eco_fast.evaluate.published import published
+from eco_fast.proof.run import REPORT_SECONDS
+from eco_fast.proof.table import TABLE
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -244,3 +246,17 @@ def test_the_estimates_are_what_their_script_prints(capsys: pytest.CaptureFixtur
     exec(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[0], {"__name__": "estimate"})
     printed = capsys.readouterr().out
     assert printed.count("\n") == 9 and printed in page
+
+
+def test_the_schedule_of_the_proof() -> None:
+    """The table of docs/gpu_proof.md is that of the code, and what it says of nine minutes follows from it."""
+    (rows,) = (table for table in tables((ROOT / "docs" / "gpu_proof.md").read_text("utf-8")) if "limit s" in table[0])
+    total, told = 0, []
+    for check in TABLE:
+        where = {("cuda",): "GPU", ("cpu",): "CPU", ("cuda", "cpu"): "GPU, CPU"}[check.devices]
+        total += check.limit if "cuda" in check.devices else 0
+        so_far = str(total) if "cuda" in check.devices else ""
+        told.append([check.name, where, str(check.least), str(check.limit), so_far, check.shows])
+    assert [list(row.values()) for row in rows] == told
+    assert sum(check.limit for check in TABLE[:6]) + REPORT_SECONDS <= 9 * 60 < sum(check.limit for check in TABLE[:7])
+    assert total / 60 < 22

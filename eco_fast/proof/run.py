@@ -20,7 +20,7 @@ from eco_fast.proof.table import SCRATCH, Check, choose
 from eco_fast.train.clock import stop_signal
 
 _SWITCHES = ("ECO_KERNELS", "TRITON_INTERPRET", "TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE")
-_REPORT = 8.0  # seconds kept back for the report and its plots
+REPORT_SECONDS = 8.0  # kept back for the report and its plots
 
 
 def gpu_proof(
@@ -58,7 +58,7 @@ def gpu_proof(
     if kernel_cache is not None:
         _unpack(kernel_cache)
     console = Console(highlight=False, soft_wrap=True)
-    seconds = float("inf") if minutes is None else 60 * minutes - _REPORT
+    seconds = float("inf") if minutes is None else 60 * minutes - REPORT_SECONDS
     with open_journal(out, resume=resume) as journal, stop_signal() as stop:
         shutil.rmtree(out / SCRATCH, ignore_errors=True)
         _begin(journal, minutes, only)

@@ -246,6 +246,11 @@ _GRAPHED: dict[str, Settings] = {
 }
 
 
+def loops_on(device: str) -> dict[str, Settings]:
+    """Every kind of loop that a device has."""
+    return LOOPS | (_GRAPHED if device == "cuda" else {})
+
+
 def switches(stage: Stage) -> Evidence:
     """All of `SWITCHES`, each for itself: one that fails does not hide the others."""
     runs = Training(stage.scratch / "runs", stage.device)
@@ -269,7 +274,7 @@ def loops(stage: Stage) -> Evidence:
     questions about values.
     """
     runs = Training(stage.scratch / "runs", stage.device)
-    kinds = LOOPS | (_GRAPHED if stage.device == "cuda" else {})
+    kinds = loops_on(stage.device)
     faults = []
     for name, settings in kinds.items():
         fault = watch(runs, settings)

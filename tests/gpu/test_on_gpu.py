@@ -13,7 +13,7 @@ from eco_fast.config import RunConfig, load_config
 from eco_fast.eco.teacher import freeze
 from eco_fast.models import build
 from eco_fast.proof import kernels
-from eco_fast.proof.training import SIMILAR, Training, relative_distance
+from eco_fast.proof.training import SIMILAR, Training, loops_on, relative_distance, watch
 from eco_fast.train import start
 from eco_fast.train.environment import configure
 from tests.train.test_switches import OPTIONS, flags
@@ -30,6 +30,11 @@ def test_kernels() -> None:
     evidence = kernels.parity(device)
     assert evidence.compared > 250
     assert not evidence.faults
+
+
+@pytest.mark.parametrize("name", loops_on(DEVICE))
+def test_20_steps_of_a_loop_without_a_wait(tmp_path: Path, name: str) -> None:
+    assert not watch(Training(tmp_path, DEVICE), loops_on(DEVICE)[name])
 
 
 def test_a_graph_and_single_launches(tmp_path: Path) -> None:
