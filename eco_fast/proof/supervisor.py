@@ -227,10 +227,13 @@ class Supervisor:
                 if record is not None and "ready" in record:
                     return record
         except Lost as lost:
-            if lost.how != "interrupted":  # the next one would not start either
+            if lost.how == "interrupted":
+                raise
+            if self._left <= 0:
+                self._why_no_worker = "no time: it was over before a worker had started"
+            else:  # the next one would not start either
                 self._why_no_worker = f"no worker starts: {lost.detail}; see {self._out / LOG}"
-                raise Lost("crashed", self._why_no_worker) from lost
-            raise
+            raise Lost("crashed", self._why_no_worker) from lost
 
     def _lose(self, *, tell: bool = False) -> str:
         """End the worker; the last that it has printed."""
