@@ -37,21 +37,22 @@ def learns(stage: Stage) -> Evidence:
     data = _data()
     pairs = load_benchmark(data / VALID, 2, None, Notes())
     steps = REHEARSED if stage.small else STEPS
-    found = {mode: _train(stage, data, pairs, mode, steps) for mode in ("eco", "vanilla")}
+    expected = {} if stage.small else _reference()
+    found = {mode: _train(stage, data, pairs, mode, steps, expected.get(mode)) for mode in ("eco", "vanilla")}
     if stage.small:
         return Evidence(2, detail=f"{steps} steps of each mode: they run, and no more is shown")
     faults = [
-        f"{mode} ends at {psnr:.3f} dB, on a CPU at {expected:.3f}"
+        f"{mode} ends at {psnr:.3f} dB, on a CPU at {expected[mode]:.3f}"
         for mode, psnr in found.items()
-        if abs(psnr - (expected := _reference()[mode])) > CLOSE
+        if abs(psnr - expected[mode]) > CLOSE
     ]
     gain = found["eco"] - found["vanilla"]
     faults += [f"eco is {-gain:.3f} dB below vanilla"] if gain <= 0 else []
     return Evidence(2, tuple(faults), f"{gain:+.3f} dB of eco over vanilla after {steps} steps")
 
 
-def _train(stage: Stage, data: Path, pairs: list[Pair], mode: str, steps: int) -> float:
-    """PSNR-Y of one run, whose figures are told."""
+def _train(stage: Stage, data: Path, pairs: list[Pair], mode: str, steps: int, expected: float | None) -> float:
+    """PSNR-Y of one run, whose figures are told beside the one that is expected."""
     flags: dict[str, Any] = {
         "mode": mode,
         "data.train": [str(data / folder) for folder in TRAIN],
@@ -76,7 +77,7 @@ def _train(stage: Stage, data: Path, pairs: list[Pair], mode: str, steps: int) -
         steps=steps,
         set5_psnr_y=round(scores.psnr_y, 3),
         set5_ssim_y=round(scores.ssim_y, 4),
-        cpu_psnr_y=_reference().get(mode) if steps == STEPS else None,
+        cpu_psnr_y=expected,
         steps_per_second=round(result.steps_per_second, 1),
         whole_s=round(seconds, 1),
     )
@@ -109,5 +110,5 @@ if __name__ == "__main__":
         stage = Stage("cpu", Path(scratch), Path(scratch), 1e9, rows.append)
         pairs = load_benchmark(_data() / VALID, 2, None, Notes())
         for mode in ("eco", "vanilla"):
-            _train(stage, _data(), pairs, mode, STEPS)
+            _train(stage, _data(), pairs, mode, STEPS, None)
     write_figures(REFERENCE, [{**row, **environment()} for row in rows])

@@ -47,7 +47,8 @@ def copy_of_the_code(folder: Path) -> Path:
 
 def hits_and_misses(code: Path, cache: Path, libcuda: Path) -> tuple[int, int]:
     """Of a process that launches what is wanted."""
-    environment = {**os.environ, "PYTHONPATH": f"{code}{os.pathsep}{code / 'kernels'}"}
+    path = os.pathsep.join(filter(None, (str(code), str(code / "kernels"), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path}
     command = [sys.executable, "-c", COUNT, str(cache), str(libcuda), *WANTED]
     result = subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
