@@ -128,6 +128,8 @@ class TunedTrainer:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=lr, betas=(0.9, 0.99), fused=True)
         self.loss: Callable[..., Tensor] = self._loss
         if compile_:
+            for tensor in (*self.stores, *(tensor for table in self.tables for tensor in table)):
+                torch._dynamo.mark_static_address(tensor)  # else PyTorch's graphs copy all images in every step
             self.loss = torch.compile(self._loss, mode="reduce-overhead" if device == "cuda" else "default")
 
     def step(self, alpha: Tensor) -> Tensor:

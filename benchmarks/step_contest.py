@@ -175,11 +175,11 @@ def _compete(
 ) -> Evidence:
     """Build and time every contestant, then let all run in turns."""
     built: dict[str, Steps] = {}
-    faults = []
+    faults, left_out = [], []
     steps = 1 if stage.small else CASES.get(network, (0, 0, 10))[2]
     for name, make in makers.items():
         if stage.seconds < 2 * AFTER:  # the rounds are worth more than one more contestant
-            faults.append(f"{name}: left out: no time")
+            left_out.append(name)
             continue
         try:
             built[name] = _build(stage, f"{network}, {name}", make, steps)
@@ -200,7 +200,8 @@ def _compete(
     ]  # the waterfall, then the rest
     for name, value in sorted(ms.items(), key=lambda row: order.index(row[0]) if row[0] in order else len(order)):
         stage.say(f"{network}, {name}", benchmark="in turns", ms_per_step=round(value, 4), **_ratios(name, value, ms))
-    return Evidence(len(ms), tuple(faults), f"{len(ms)} contestants in turns, batch {bench.batch}")
+    late = f"; no time for {'; '.join(left_out)}" if left_out else ""
+    return Evidence(len(ms), tuple(faults), f"{len(ms)} contestants in turns, batch {bench.batch}{late}")
 
 
 def _build(stage: Stage, case: str, make: Make, steps: int) -> Steps:

@@ -131,7 +131,11 @@ class Bench:
                 sr = student(x)
             return F.l1_loss(sr.float(), y).mul(255)
 
-        compiled = loss_of if compile_ is None else torch.compile(loss_of, dynamic=False, fullgraph=True, mode=compile_)
+        compiled = loss_of
+        if compile_ is not None:
+            for tensor in (x, y):
+                torch._dynamo.mark_static_address(tensor)  # else PyTorch's graphs copy it in every step
+            compiled = torch.compile(loss_of, dynamic=False, fullgraph=True, mode=compile_)
 
         def steps(count: int) -> None:
             configure(config.run)

@@ -113,7 +113,8 @@ def _told(error: Exception) -> str:
 def _is_fit() -> bool:
     """Leave nothing behind for the next check; False where the device takes no more work from this process."""
     gc.collect()
-    torch.compiler.reset()
+    if "torch._dynamo" in sys.modules:  # importing it takes seconds
+        torch.compiler.reset()
     if torch.cuda.is_available():
         try:
             torch.cuda.synchronize()
