@@ -3,6 +3,7 @@
 import csv
 import re
 import shlex
+import statistics
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -260,3 +261,14 @@ def test_the_schedule_of_the_proof() -> None:
     assert [list(row.values()) for row in rows] == told
     assert sum(check.limit for check in TABLE[:6]) + REPORT_SECONDS <= 9 * 60 < sum(check.limit for check in TABLE[:7])
     assert total / 60 < 22
+
+
+def test_where_the_proofs_training_ends_on_a_cpu() -> None:
+    """docs/gpu_proof.md tells the mean and the spread of the seeds that a GPU's runs are compared with."""
+    page = " ".join((ROOT / "docs" / "gpu_proof.md").read_text("utf-8").split())
+    told = re.search(r"eco ([\d.]+), vanilla ([\d.]+)\), whose seeds lie up to ([\d.]+) dB apart", page)
+    with (ROOT / "benchmarks" / "results" / "learns_cpu.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    ends = [[float(row["set5_psnr_y"]) for row in rows if row["case"] == mode] for mode in ("eco", "vanilla")]
+    means = [f"{statistics.mean(end):.3f}" for end in ends]
+    assert told and list(told.groups()) == [*means, f"{max(max(end) - min(end) for end in ends):.2f}"]
