@@ -1,5 +1,7 @@
 """`eco-fast eval`: one network on several data sets, beside bicubic."""
 
+import atexit
+import gc
 import os
 import tomllib
 from collections.abc import Sequence
@@ -97,8 +99,6 @@ def evaluate_checkpoint(
         write_document(json_file, document(results, model=label, scale=scale, precision=precision))
     if csv_file is not None and rank == 0:
         write_images(csv_file, results)
-    if size > 1:
-        dist.destroy_process_group()
     return results
 
 
@@ -115,12 +115,21 @@ def _validated_on(checkpoint: Path) -> set[str]:
 
 
 def _processes() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun started; joins them."""
+    """Rank and number of the processes that torchrun started; joins them until this one exits."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return 0, 1
-    dist.init_process_group("gloo")
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+        atexit.register(_leave)
     return dist.get_rank(), size
+
+
+def _leave() -> None:
+    """End the process group and its threads, which must not outlive the interpreter: see `leave_world`."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        gc.collect()
 
 
 def _gathered(scores: Scores, size: int) -> Scores:
