@@ -2,11 +2,18 @@
 
 import gzip
 import json
+import re
+from bisect import bisect
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from eco_fast.train.lane import streams_of
+
+COUNTED = "counted"  # what the steps that count are called in a recording
 
 
 class Kernel(NamedTuple):
@@ -18,26 +25,56 @@ class Kernel(NamedTuple):
     end: float
 
 
-def kernels_of(call: Callable[[], None], file: Path) -> list[Kernel]:
-    """Run something under PyTorch's profiler; what it put on the device. `file` (.json.gz) keeps the whole trace."""
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    torch.cuda.synchronize()
+class Trace(NamedTuple):
+    """What happened between two waits for the device."""
+
+    kernels: list[Kernel]
+    """In the order of their starts."""
+    launches: int
+    """Calls of the host that put work on the device: a kernel, a graph of many, a copy or a fill."""
+    graphs: int
+    """Launches of graphs."""
+    lost: int
+    """Other launches of whose work the profiler saw nothing."""
+
+
+def record(run: Callable[[int], None], steps: int, file: Path, device: str) -> Trace:
+    """Run steps under PyTorch's profiler; `file` (.json.gz) keeps the whole recording.
+
+    Twice as many go before those that count: a GPU that was idle runs slower at first, and CUPTI 13.0 loses kernels at
+    the start of a recording (https://github.com/pytorch/pytorch/issues/192021).
+    """
+    wait, activities = streams_of(device).synchronize, [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] if device == "cuda" else []
     with torch.profiler.profile(activities=activities) as profile:
-        call()
-        torch.cuda.synchronize()
+        run(2 * steps)
+        wait()
+        with torch.profiler.record_function(COUNTED):
+            run(steps)
+            wait()
     profile.export_chrome_trace(str(file))
     with gzip.open(file, "rt", encoding="utf-8") as opened:
         return read_trace(json.load(opened))
 
 
-def read_trace(trace: dict[str, list[dict]]) -> list[Kernel]:
-    """The kernels, copies and fills of a trace in Chrome's format, in the order of their starts."""
-    found = [
-        Kernel(event["name"], int(event["args"].get("stream", 0)), event["ts"], event["ts"] + event["dur"])
-        for event in trace["traceEvents"]
-        if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")
+def read_trace(trace: dict[str, list[dict]]) -> Trace:
+    """What a trace in Chrome's format holds of the steps that count."""
+    events = [event for event in trace["traceEvents"] if "cat" in event]
+    (counted,) = (e for e in events if e["cat"] == "user_annotation" and e["name"] == COUNTED)
+    begin, end = counted["ts"], counted["ts"] + counted["dur"]
+
+    def of(categories: tuple[str, ...]) -> list[dict]:
+        return [e for e in events if e["cat"] in categories and begin <= e["ts"] <= end]
+
+    kernels = [
+        Kernel(e["name"], int(e["args"].get("stream", 0)), e["ts"], e["ts"] + e["dur"])
+        for e in of(("kernel", "gpu_memcpy", "gpu_memset"))
     ]
-    return sorted(found, key=lambda kernel: kernel.start)
+    launches = [e for e in of(("cuda_runtime", "cuda_driver")) if re.search("Launch|Memcpy|Memset", e["name"])]
+    by_id = {e["args"]["correlation"]: "GraphLaunch" in e["name"] for e in launches}
+    seen = {e["args"].get("correlation") for e in events if e["cat"] in ("kernel", "gpu_memcpy", "gpu_memset")}
+    lost = sum(not graph and number not in seen for number, graph in by_id.items())
+    return Trace(sorted(kernels, key=lambda kernel: kernel.start), len(by_id), sum(by_id.values()), lost)
 
 
 def busy_us(kernels: Sequence[Kernel]) -> float:
@@ -64,8 +101,14 @@ def beside(kernels: Sequence[Kernel]) -> tuple[float, float]:
     for kernel in kernels:
         by_stream.setdefault(kernel.stream, []).append(kernel)
     main = max(by_stream, key=lambda stream: sum(k.end - k.start for k in by_stream[stream]), default=0)
-    mine, total, both = by_stream.get(main, []), 0.0, 0.0
-    for other in (kernel for kernel in kernels if kernel.stream != main):
-        total += other.end - other.start
-        both += sum(max(0.0, min(other.end, each.end) - max(other.start, each.start)) for each in mine)
-    return total, both
+    mine = by_stream.get(main, [])
+    starts = [kernel.start for kernel in mine]
+    sums = list(accumulate((kernel.end - kernel.start for kernel in mine), initial=0.0))
+
+    def until(time: float) -> float:
+        """How long the busiest stream had been busy; its kernels run one after the other."""
+        number = bisect(starts, time)
+        return sums[number] - (max(0.0, mine[number - 1].end - time) if number else 0.0)
+
+    others = [kernel for kernel in kernels if kernel.stream != main]
+    return sum(k.end - k.start for k in others), sum(until(k.end) - until(k.start) for k in others)

@@ -1,16 +1,17 @@
 """Training steps of all that compete, for `eco-fast doctor --gpu-proof`: every figure is told as soon as it is there.
 
 A contestant is timed alone once it is built; when all are, they run in turns, so that a drift of the machine falls on
-all. Those figures count. What matters most is built first.
+all. Those figures count. What matters most is built first. Where the time goes is asked by checks of their own, late:
+the profiler stays with its process and slows what follows.
 """
 
 import time
-from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
-from gpu_trace import beside, busy_us, kernels_of, longest
-from steps import CASES, Bench, Steps, choose_kernels, in_turns
+from gpu_trace import Trace, beside, busy_us, longest, record
+from steps import CASES, STEPS, Bench, Steps, choose_kernels, in_turns, recover
 
 from eco_fast.data.dali import load_dali
 from eco_fast.errors import UserError
@@ -27,9 +28,32 @@ FIRST = 3  # steps in which a contestant compiles, chooses its libraries' kernel
 PROFILED = 10  # steps
 LISTED = 12  # kernels of a profile
 ROUNDS = 10
+BLOCK = 100.0  # milliseconds that a contestant's steps in a round take, if that is 5 to 100 steps
 AFTER = 6.0  # seconds that a check needs for what follows the rounds
+COMPILING = 20.0  # seconds that the first contestant which compiles may take
 
-Make = Callable[[], Steps]
+Make = partial[Steps]
+
+
+class Alone(NamedTuple):
+    """A contestant by itself: milliseconds per step, and seconds of the steps in which it compiles."""
+
+    ms: float
+    first_s: float
+
+
+class Field(NamedTuple):
+    """Those that compete, by name."""
+
+    built: dict[str, Steps]
+    alone: dict[str, Alone]
+    faults: list[str]
+    left_out: list[str]
+    """There was no time for them."""
+
+    @property
+    def late(self) -> str:
+        return f"; no time for {'; '.join(self.left_out)}" if self.left_out else ""
 
 
 def switches(device: str) -> dict[str, dict[str, object]]:
@@ -59,7 +83,7 @@ def switches(device: str) -> dict[str, dict[str, object]]:
 
 
 def contest(stage: Stage, network: str) -> Evidence:
-    """A step of a network: the waterfall of our switches, bare loops, plain PyTorch; where the time goes."""
+    """A step of a network: the waterfall of our switches, bare loops, plain PyTorch."""
     bench = _bench(stage, network)
     eager = {"run__compile": "off", **ECO}
     rows = {name: partial(bench.loop, **ECO, **settings) for name, settings in _affordable(stage).items()}
@@ -72,14 +96,14 @@ def contest(stage: Stage, network: str) -> Evidence:
     }
     if not stage.small:
         makers["eager, CUDA graph"] = partial(bench.loop, run__graph=True, **eager)
-        makers["bare, eager"] = bench.bare
+        makers["bare, eager"] = partial(bench.bare)
     makers |= {
         **rows,
         "online teacher, eager": partial(bench.loop, teacher__mode="online", **eager),
         "plain PyTorch, bf16": partial(bench.plain, bf16=True),
         "plain PyTorch, fp32": partial(bench.plain, bf16=False),
     }
-    return _compete(stage, network, bench, makers, profiled=("+ CUDA graph", "+ compile", "eager"))
+    return _compete(stage, network, bench, makers)
 
 
 def wide(stage: Stage) -> Evidence:
@@ -110,7 +134,7 @@ def eager_and_graph(stage: Stage, network: str) -> Evidence:
         for graph in reversed(_graphs(stage))
     }
     if not stage.small:
-        makers["bare, eager"] = bench.bare
+        makers["bare, eager"] = partial(bench.bare)
     return _compete(stage, network, bench, makers)
 
 
@@ -127,31 +151,88 @@ def packed(stage: Stage) -> Evidence:
     return _compete(stage, "edsr-baseline", bench, makers)
 
 
+def profile(stage: Stage) -> Evidence:
+    """Where the time of a step goes: kernels, launches, how busy the device was; and that graphs are launched."""
+    benches = [_bench(stage, network) for network in CASES]  # all at first: a new one forgets what was compiled
+    makers = {f"{b.network}, {name}": make for b in benches for name, make in _profiled(stage, b).items()}
+    field = _build_all(stage, makers)
+    steps, seen = 1 if stage.small else PROFILED, 0
+    for case, run in field.built.items():
+        if stage.seconds < AFTER:
+            field.left_out.append(case)
+            continue
+        trace = record(run, steps, stage.scratch / "profile.json.gz", stage.device)
+        _tell(stage, case, trace, steps, 1e3 * field.alone[case].ms)
+        seen += 1
+        if not stage.small and not case.endswith("eager") and trace.graphs == 0:
+            field.faults.append(f"{case}: no CUDA graph is launched")
+    return Evidence(seen, tuple(field.faults), f"{seen} recordings{field.late}")
+
+
+def _profiled(stage: Stage, bench: Bench) -> dict[str, Make]:
+    """Contestants without a line of the log among the steps that count."""
+    silent: dict[str, object] = {"run__log_every": STEPS, **ECO}
+    if stage.small:
+        return {"eager": partial(bench.loop, run__compile="off", **silent)}
+    graph = partial(bench.loop, run__graph=True, run__compile="default", **silent)
+    return {
+        "+ CUDA graph": graph,
+        BARE: partial(bench.bare, compile_="reduce-overhead"),
+        TUNED: partial(bench.tuned, compile_=True),
+        "eager": partial(bench.loop, run__compile="off", **silent),
+    }
+
+
+def _tell(stage: Stage, case: str, trace: Trace, steps: int, step_us: float) -> None:
+    """The figures of a recording; `step_us` is the time of a step without the profiler."""
+    busy = busy_us(trace.kernels) / steps
+    stage.say(
+        case,
+        benchmark="profile",
+        launches=round(trace.launches / steps, 1),
+        graphs=round(trace.graphs / steps, 1),
+        kernels=round(len(trace.kernels) / steps, 1),
+        device_us=round(busy, 1),
+        step_us=round(step_us, 1),
+        busy_percent=round(100 * busy / step_us, 1),
+        lost=trace.lost or None,
+    )
+    for kernel, launches, us in longest(trace.kernels, LISTED):
+        stage.say(f"{case}: {kernel[:80]}", benchmark="kernels", kernels=launches / steps, us=round(us / steps, 1))
+
+
 def lanes(stage: Stage) -> Evidence:
-    """How much of an online teacher's kernels runs while the student's do, and what the teacher adds to a step."""
-    seen = 0
+    """What an online teacher adds to a step, and how much of its kernels runs while the student's do."""
+    online: dict[str, Steps] = {}
     for network in CASES:
         bench = _bench(stage, network)
-        online = bench.loop(run__compile="off", teacher__mode="online", **ECO)
-        others = {"cached": bench.loop(run__compile="off", **ECO), "teacher alone": bench.teacher_alone()}
-        contestants = {"online": online, **others}
-        for run in contestants.values():
-            run(2 * FIRST)
-        kernels = kernels_of(partial(online, PROFILED), stage.out / f"lanes_{network}.json.gz")
-        ms = in_turns(contestants, CASES[network][2], ROUNDS, device=stage.device)
-        added, (us, both) = ms["online"] - ms["cached"], beside(kernels)
+        for graph in (True, False):  # without a graph it is the host that is measured, where networks are small
+            case = f"{network}, {'CUDA graph' if graph else 'eager'}"
+            loop = partial(bench.loop, run__compile="off", run__graph=graph, run__log_every=STEPS, **ECO)
+            contestants = {"online": loop(teacher__mode="online"), "cached": loop(), "alone": bench.teacher_alone()}
+            for run in contestants.values():
+                run(2 * FIRST)
+            ms = in_turns(contestants, CASES[network][2], ROUNDS, device=stage.device)
+            stage.say(
+                case,
+                online_ms=round(ms["online"], 4),
+                cached_ms=round(ms["cached"], 4),
+                teacher_alone_ms=round(ms["alone"], 4),
+                added_of_teacher=round((ms["online"] - ms["cached"]) / ms["alone"], 3),
+            )
+            online[case] = contestants["online"]
+    seen = 0
+    for case, run in online.items():
+        kernels = record(run, PROFILED, stage.out / f"lanes_{case.replace(', ', '_')}.json.gz", stage.device).kernels
+        us, both = beside(kernels)
         stage.say(
-            network,
+            case,
             streams=len({kernel.stream for kernel in kernels}),
             other_streams_us=round(us / PROFILED, 1),
             beside_percent=round(100 * both / us, 1) if us else None,
-            online_ms=round(ms["online"], 4),
-            cached_ms=round(ms["cached"], 4),
-            teacher_alone_ms=round(ms["teacher alone"], 4),
-            added_of_teacher=round(added / ms["teacher alone"], 3),
         )
         seen += len(kernels)
-    return Evidence(seen, detail=f"{seen} kernels; traces: lanes_*.json.gz, for ui.perfetto.dev")
+    return Evidence(seen, detail=f"{seen} kernels; recordings: lanes_*.json.gz, for ui.perfetto.dev")
 
 
 def _bench(stage: Stage, network: str, *, batch: int = 16) -> Bench:
@@ -170,27 +251,13 @@ def _affordable(stage: Stage) -> dict[str, dict[str, object]]:
     return {name: {**row, "run__compile": "off"} for name, row in rows.items() if name != "+ compile"}
 
 
-def _compete(
-    stage: Stage, network: str, bench: Bench, makers: dict[str, Make], profiled: tuple[str, ...] = ()
-) -> Evidence:
+def _compete(stage: Stage, network: str, bench: Bench, makers: dict[str, Make]) -> Evidence:
     """Build and time every contestant, then let all run in turns."""
-    built: dict[str, Steps] = {}
-    faults, left_out = [], []
-    steps = 1 if stage.small else CASES.get(network, (0, 0, 10))[2]
-    for name, make in makers.items():
-        if stage.seconds < 2 * AFTER:  # the rounds are worth more than one more contestant
-            left_out.append(name)
-            continue
-        try:
-            built[name] = _build(stage, f"{network}, {name}", make, steps)
-        except Exception as error:  # a contestant that cannot run is a fault of its own; a lost device is everybody's
-            streams_of(stage.device).synchronize()
-            faults.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-            stage.say(f"{network}, {name}", failed=faults[-1])
-        if name in profiled and name in built and not stage.small:
-            _profile(stage, f"{network}, {name}", built[name])
-    rounds = 1 if stage.small else ROUNDS
-    ms = in_turns(built, steps, rounds, device=stage.device, until=time.monotonic() + stage.seconds - AFTER)
+    field = _build_all(stage, makers, f"{network}, ")
+    steps = {name: 1 if stage.small else min(100, max(5, round(BLOCK / one.ms))) for name, one in field.alone.items()}
+    rounds, until = 1 if stage.small else ROUNDS, time.monotonic() + stage.seconds - AFTER
+    failed = partial(_failed, stage, field.faults)
+    ms = in_turns(field.built, steps, rounds, device=stage.device, until=until, failed=failed)
     choose_kernels("auto")
     order = [
         "plain PyTorch, fp32",
@@ -200,11 +267,37 @@ def _compete(
     ]  # the waterfall, then the rest
     for name, value in sorted(ms.items(), key=lambda row: order.index(row[0]) if row[0] in order else len(order)):
         stage.say(f"{network}, {name}", benchmark="in turns", ms_per_step=round(value, 4), **_ratios(name, value, ms))
-    late = f"; no time for {'; '.join(left_out)}" if left_out else ""
-    return Evidence(len(ms), tuple(faults), f"{len(ms)} contestants in turns, batch {bench.batch}{late}")
+    return Evidence(len(ms), tuple(field.faults), f"{len(ms)} contestants in turns, batch {bench.batch}{field.late}")
 
 
-def _build(stage: Stage, case: str, make: Make, steps: int) -> Steps:
+def _build_all(stage: Stage, makers: dict[str, Make], before: str = "") -> Field:
+    """Build those for which there is time, each timed alone; one that fails is a fault, and the others go on."""
+    field = Field({}, {}, [], [])
+    for name, make in makers.items():
+        if stage.seconds < _needed(make, field.alone):  # the rounds are worth more than one more contestant
+            field.left_out.append(name)
+            continue
+        try:
+            field.built[name], field.alone[name] = _build(stage, before + name, make)
+        except Exception as error:
+            _failed(stage, field.faults, name, error)
+    return field
+
+
+def _failed(stage: Stage, faults: list[str], name: str, error: Exception) -> None:
+    """Note the fault of a contestant; a lost device is everybody's, and is raised."""
+    recover(stage.device)
+    faults.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    stage.say(name, failed=faults[-1])
+
+
+def _needed(make: Make, alone: dict[str, Alone]) -> float:
+    """Seconds that building a contestant may take, and what follows: as long as those before it that compiled."""
+    compiles = make.keywords.get("run__compile", "off") != "off" or make.keywords.get("compile_")
+    return AFTER + (1.3 * max((one.first_s for one in alone.values()), default=COMPILING) if compiles else AFTER)
+
+
+def _build(stage: Stage, case: str, make: Make) -> tuple[Steps, Alone]:
     """Build a contestant, let it make its first steps, time it alone."""
     begun = time.monotonic()
     run = make()
@@ -212,15 +305,16 @@ def _build(stage: Stage, case: str, make: Make, steps: int) -> Steps:
     run(1 if stage.small else FIRST + 3)
     streams_of(stage.device).synchronize()
     first = time.monotonic()
-    value = in_turns({"alone": run}, steps, 1 if stage.small else 3, device=stage.device)["alone"]
+    steps, rounds = (1, 1) if stage.small else (20, 3)
+    alone = Alone(in_turns({case: run}, steps, rounds, device=stage.device)[case], first - made)
     stage.say(
         case,
         benchmark="alone",
-        ms_per_step=round(value, 4),
+        ms_per_step=round(alone.ms, 4),
         setup_s=round(made - begun, 1),
-        first_s=round(first - made, 1),
+        first_s=round(alone.first_s, 1),
     )
-    return run
+    return run, alone
 
 
 def _ratios(name: str, value: float, ms: dict[str, float]) -> dict[str, object]:
@@ -229,26 +323,3 @@ def _ratios(name: str, value: float, ms: dict[str, float]) -> dict[str, object]:
     goal = "<= 1.03" if name == "+ CUDA graph" and bare else None
     ratio = {"ratio": round(ms[TUNED] / value, 3), "of": f"speed of {TUNED}"} if TUNED in ms else {}
     return {**ratio, "of_bare": round(value / bare, 3) if bare else None, "goal_of_bare": goal}
-
-
-def _profile(stage: Stage, case: str, run: Steps) -> None:
-    """Launches per step, how busy the device is, and which kernels take the time."""
-    file = stage.scratch / "profile.json.gz"
-    kernels = kernels_of(partial(run, PROFILED), file)
-    started = time.perf_counter()
-    run(PROFILED)
-    streams_of(stage.device).synchronize()
-    wall = 1e6 * (time.perf_counter() - started)
-    busy = busy_us(kernels)
-    stage.say(
-        case,
-        benchmark="profile",
-        launches=round(len(kernels) / PROFILED, 1),
-        device_us=round(busy / PROFILED, 1),
-        step_us=round(wall / PROFILED, 1),
-        busy_percent=round(100 * busy / wall, 1),
-    )
-    for kernel, launches, us in longest(kernels, LISTED):
-        stage.say(
-            f"{case}: {kernel[:80]}", benchmark="kernels", launches=launches / PROFILED, us=round(us / PROFILED, 1)
-        )

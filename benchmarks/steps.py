@@ -4,7 +4,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +154,8 @@ class Bench:
             smooth_images(16, self.scale), self.scale, patch=self.patch, batch=self.batch, lr=2e-4, bf16=bf16,
             device=self.device, **WIDTHS[self.network],
         )  # fmt: skip
-        run = self.config(run__precision="bf16" if bf16 else "fp32").run
+        full = "tf32" if self.device == "cuda" else "fp32"  # of convolutions, where nobody asks for anything else
+        run = self.config(run__precision="bf16" if bf16 else full).run
 
         def steps(count: int) -> None:
             configure(run)
@@ -212,27 +213,54 @@ def choose_kernels(choice: str) -> None:
         implementation.cache_clear()
 
 
+def recover(device: str) -> None:
+    """After a contestant that failed, maybe in the capture of its graph: back to the default stream, no work left.
+
+    Raises:
+        RuntimeError: The device takes no more work from this process.
+    """
+    if device == "cuda":
+        torch.cuda.set_stream(torch.cuda.default_stream())
+    streams_of(device).synchronize()
+
+
 def in_turns(
-    contestants: dict[str, Steps], steps: int, rounds: int, *, device: str | None = None, until: float = float("inf")
+    contestants: Mapping[str, Steps],
+    steps: int | Mapping[str, int],
+    rounds: int,
+    *,
+    device: str | None = None,
+    until: float = float("inf"),
+    failed: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, float]:
     """Median milliseconds per step of each, the device's work included.
 
     Args:
         contestants: By name.
-        steps, rounds: Each runs so many steps in so many rounds, after one that warms up.
+        steps, rounds: Each runs so many steps, all the same or by name, in so many rounds, after one that warms up.
         device: Of all of them; that of `auto` if None.
         until: No round is begun after this time of `time.monotonic`, but the first two.
+        failed: Is told of one that raises, which is out of the race; without this, all is.
     """
-    synchronize = streams_of(device or device_type("auto")).synchronize
+    device = device or device_type("auto")
+    synchronize = streams_of(device).synchronize
+    counts = {name: steps if isinstance(steps, int) else steps[name] for name in contestants}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         if number > 1 and time.monotonic() > until:
             break
-        for name, run in contestants.items():
+        for name in list(seconds):
             synchronize()
             started = time.perf_counter()
-            run(steps)
-            synchronize()
+            try:
+                contestants[name](counts[name])
+                synchronize()
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(name, error)
+                del seconds[name]
+                continue
             if number:  # the first round warms up
-                seconds[name].append((time.perf_counter() - started) / steps)
+                seconds[name].append((time.perf_counter() - started) / counts[name])
     return {name: 1000 * statistics.median(values) for name, values in seconds.items()}

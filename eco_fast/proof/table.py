@@ -49,10 +49,13 @@ TABLE = (
     Check("tail", 40, 12, _BOTH, "tail:contest", "the last convolution in three precisions"),
     Check("kernel-speed", 70, 20, _BOTH, "kernel_speed:contest", "every kernel against a copy, batch 16 and 1024"),
     Check("switches", 100, 40, _BOTH, "training:switches", "what must not change the weights"),
-    Check("lanes", 50, 20, _GPU, "step_contest:lanes", "how much of the teacher's lane runs beside the student"),
     Check("step-wide", 90, 25, _BOTH, "step_contest:wide", "EDSR-baseline x4, batch 128, with Adam and LAMB"),
     Check("step-rcan", 70, 25, _BOTH, "step_contest:eager_and_graph", "a step of RCAN x4, batch 16", _RCAN),
     Check("packed", 50, 20, _BOTH, "step_contest:packed", "patches through DALI against resident ones"),
+    Check(
+        "profile", 120, 40, _BOTH, "step_contest:profile", "where the time of a step goes: kernels, launches, idle time"
+    ),
+    Check("lanes", 60, 25, _GPU, "step_contest:lanes", "how much of the teacher's lane runs beside the student"),
     Check("races", 60, 20, _GPU, "training:races", "PyTorch's race checker over a loop with two streams"),
     Check("kernels-all", 240, 20, _BOTH, "kernels:all_of_them", "every specialisation of every kernel"),
     Check("kernels-listed", 20, 2, _CPU, "offline:listed", "every specialisation is called by one of these cases"),

@@ -261,6 +261,9 @@ def switches(stage: Stage) -> Evidence:
         except (UserError, NotRun) as reason:  # DALI or a compiler is missing
             stage.say(name, result=f"not run: {reason}")
             continue
+        except Exception as error:
+            traceback.print_exc()
+            evidence = Evidence(0, (f"{type(error).__name__}: {error}".splitlines()[0],))
         stage.say(name, result="; ".join(evidence.faults) or evidence.detail)
         found.append(Evidence(evidence.compared, tuple(f"{name}: {fault}" for fault in evidence.faults)))
     result = together(found)

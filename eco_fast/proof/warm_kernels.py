@@ -51,7 +51,8 @@ class Manifest(NamedTuple):
 class CacheCounter:
     """Counts what Triton compiles in this process from now on, and what it finds in its cache instead.
 
-    Make it before the first launch: it sees to it that the process asks for the keys of archives (`settle_keys`).
+    Make it before the first launch: it sees to it that the process asks for the keys of archives (`settle_keys`), and
+    in one folder: torch.compile names another one (TRITON_CACHE_DIR) where none is named.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,7 @@ class CacheCounter:
             from triton import knobs
 
             settle_keys()
+            os.environ.setdefault("TRITON_CACHE_DIR", knobs.cache.dir)
             self._before = knobs.compilation.listener
             knobs.compilation.listener = self._note
 

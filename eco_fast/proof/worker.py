@@ -57,7 +57,7 @@ def perform(check: Check, order: dict[str, Any], out: Path, say: Say) -> dict[st
     started = time.monotonic()
     last: dict[str, Any] = {}
     try:
-        with _scratch(out, order) as scratch:
+        with _scratch(out, order) as scratch, _settings_kept():
             stage = Stage(order["device"], out, scratch, order["seconds"], say)
             evidence = _function(check)(stage, **check.arguments)
     except NotRun as reason:
@@ -102,6 +102,19 @@ def _scratch(out: Path, order: dict[str, Any]) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """What a check sets for the whole process ends with it."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    threads = torch.get_num_threads()
+    before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def _told(error: Exception) -> str:
