@@ -14,6 +14,8 @@ import torch
 from eco_fast.train.lane import streams_of
 
 COUNTED = "counted"  # what the steps that count are called in a recording
+_ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of a recording
+_BY_HOST = ("cuda_runtime", "cuda_driver")
 
 
 class Kernel(NamedTuple):
@@ -35,7 +37,7 @@ class Trace(NamedTuple):
     graphs: int
     """Launches of graphs."""
     lost: int
-    """Other launches of whose work the profiler saw nothing."""
+    """Launches of whose work the profiler saw nothing."""
 
 
 def record(run: Callable[[int], None], steps: int, file: Path, device: str) -> Trace:
@@ -66,24 +68,28 @@ def read_trace(trace: dict[str, list[dict]]) -> Trace:
     def of(categories: tuple[str, ...]) -> list[dict]:
         return [e for e in events if e["cat"] in categories and begin <= e["ts"] <= end]
 
-    kernels = [
-        Kernel(e["name"], int(e["args"].get("stream", 0)), e["ts"], e["ts"] + e["dur"])
-        for e in of(("kernel", "gpu_memcpy", "gpu_memset"))
-    ]
-    launches = [e for e in of(("cuda_runtime", "cuda_driver")) if re.search("Launch|Memcpy|Memset", e["name"])]
-    by_id = {e["args"]["correlation"]: "GraphLaunch" in e["name"] for e in launches}
-    seen = {e["args"].get("correlation") for e in events if e["cat"] in ("kernel", "gpu_memcpy", "gpu_memset")}
-    lost = sum(not graph and number not in seen for number, graph in by_id.items())
-    return Trace(sorted(kernels, key=lambda kernel: kernel.start), len(by_id), sum(by_id.values()), lost)
+    kernels = [Kernel(e["name"], int(e["args"].get("stream", 0)), e["ts"], e["ts"] + e["dur"]) for e in of(_ON_DEVICE)]
+    launches = [e for e in of(_BY_HOST) if re.search("Launch|Memcpy|Memset", e["name"])]
+    by_id = {e["args"]["correlation"]: "GraphLaunch" in e["name"] for e in launches}  # its kernels have its number
+    seen = {e["args"].get("correlation") for e in events if e["cat"] in _ON_DEVICE}
+    kernels.sort(key=lambda kernel: kernel.start)
+    return Trace(kernels, len(by_id), sum(by_id.values()), len(by_id.keys() - seen))
 
 
 def busy_us(kernels: Sequence[Kernel]) -> float:
     """Time in which at least one of them ran; they are ordered by their starts."""
-    total, last = 0.0, float("-inf")
+    return sum(end - start for start, end in _busy(kernels))
+
+
+def _busy(kernels: Sequence[Kernel]) -> list[tuple[float, float]]:
+    """Starts and ends of the times in which at least one ran: also those of one stream may overlap."""
+    times: list[tuple[float, float]] = []
     for kernel in kernels:
-        total += max(0.0, kernel.end - max(kernel.start, last))
-        last = max(last, kernel.end)
-    return total
+        if times and kernel.start <= times[-1][1]:
+            times[-1] = times[-1][0], max(times[-1][1], kernel.end)
+        else:
+            times.append((kernel.start, kernel.end))
+    return times
 
 
 def longest(kernels: Sequence[Kernel], count: int) -> list[tuple[str, int, float]]:
@@ -101,14 +107,14 @@ def beside(kernels: Sequence[Kernel]) -> tuple[float, float]:
     for kernel in kernels:
         by_stream.setdefault(kernel.stream, []).append(kernel)
     main = max(by_stream, key=lambda stream: sum(k.end - k.start for k in by_stream[stream]), default=0)
-    mine = by_stream.get(main, [])
-    starts = [kernel.start for kernel in mine]
-    sums = list(accumulate((kernel.end - kernel.start for kernel in mine), initial=0.0))
+    busy = _busy(by_stream.get(main, []))
+    starts = [start for start, _ in busy]
+    sums = list(accumulate((end - start for start, end in busy), initial=0.0))
 
     def until(time: float) -> float:
-        """How long the busiest stream had been busy; its kernels run one after the other."""
+        """How long the busiest stream had been busy."""
         number = bisect(starts, time)
-        return sums[number] - (max(0.0, mine[number - 1].end - time) if number else 0.0)
+        return sums[number] - (max(0.0, busy[number - 1][1] - time) if number else 0.0)
 
     others = [kernel for kernel in kernels if kernel.stream != main]
     return sum(k.end - k.start for k in others), sum(until(k.end) - until(k.start) for k in others)

@@ -1,5 +1,5 @@
-"""A training from nothing to a PSNR: the student of docs/reproduction.md, vanilla and eco, beside the same run on a CPU
-(`results/learns_cpu.csv`).
+"""A training from nothing to a PSNR: the student of docs/reproduction.md, vanilla and eco, beside the mean of three of
+each on a CPU (`results/learns_cpu.csv`).
 
 The best evidence that a GPU computes what it should: 12,000 steps through all parts of the trainer end where the CPU's
 do. Training images are T91 and a quarter of DIV2K's validation images, of the folder that ECO_FAST_TESTDATA names.

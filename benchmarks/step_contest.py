@@ -24,11 +24,11 @@ from eco_kernels.dispatch import implementation
 ECO = {"mode": "eco", "alpha__schedule": "constant", "alpha__value": 0.5, "teacher__file": "given"}
 BARE = "bare, compiled"
 TUNED = "tuned plain PyTorch"
-FIRST = 3  # steps in which a contestant compiles, chooses its libraries' kernels and captures
+FIRST = 4  # steps in which a contestant compiles, chooses its libraries' kernels and, in the last, captures
 PROFILED = 10  # steps
 LISTED = 12  # kernels of a profile
 ROUNDS = 10
-BLOCK = 100.0  # milliseconds that a contestant's steps in a round take, if that is 5 to 100 steps
+BLOCK = 100.0  # milliseconds that a contestant's steps in a round take, if that is 2 to 100 steps
 AFTER = 6.0  # seconds that a check needs for what follows the rounds
 COMPILING = 20.0  # seconds that the first contestant which compiles may take
 
@@ -254,7 +254,7 @@ def _affordable(stage: Stage) -> dict[str, dict[str, object]]:
 def _compete(stage: Stage, network: str, bench: Bench, makers: dict[str, Make]) -> Evidence:
     """Build and time every contestant, then let all run in turns."""
     field = _build_all(stage, makers, f"{network}, ")
-    steps = {name: 1 if stage.small else min(100, max(5, round(BLOCK / one.ms))) for name, one in field.alone.items()}
+    steps = {name: _per_round(stage, one.ms) for name, one in field.alone.items()}
     rounds, until = 1 if stage.small else ROUNDS, time.monotonic() + stage.seconds - AFTER
     failed = partial(_failed, stage, field.faults)
     ms = in_turns(field.built, steps, rounds, device=stage.device, until=until, failed=failed)
@@ -280,7 +280,7 @@ def _build_all(stage: Stage, makers: dict[str, Make], before: str = "") -> Field
         try:
             field.built[name], field.alone[name] = _build(stage, before + name, make)
         except Exception as error:
-            _failed(stage, field.faults, name, error)
+            _failed(stage, field.faults, before + name, error)
     return field
 
 
@@ -302,11 +302,12 @@ def _build(stage: Stage, case: str, make: Make) -> tuple[Steps, Alone]:
     begun = time.monotonic()
     run = make()
     made = time.monotonic()
-    run(1 if stage.small else FIRST + 3)
+    run(1 if stage.small else FIRST)
     streams_of(stage.device).synchronize()
     first = time.monotonic()
-    steps, rounds = (1, 1) if stage.small else (20, 3)
-    alone = Alone(in_turns({case: run}, steps, rounds, device=stage.device)[case], first - made)
+    (rough,) = in_turns({case: run}, 1, 1, device=stage.device).values()
+    (ms,) = in_turns({case: run}, _per_round(stage, rough), 1 if stage.small else 3, device=stage.device).values()
+    alone = Alone(ms, first - made)
     stage.say(
         case,
         benchmark="alone",
@@ -315,6 +316,11 @@ def _build(stage: Stage, case: str, make: Make) -> tuple[Steps, Alone]:
         first_s=round(alone.first_s, 1),
     )
     return run, alone
+
+
+def _per_round(stage: Stage, ms: float) -> int:
+    """Steps of a contestant in a round."""
+    return 1 if stage.small else min(100, max(2, round(BLOCK / ms)))
 
 
 def _ratios(name: str, value: float, ms: dict[str, float]) -> dict[str, object]:

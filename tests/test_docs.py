@@ -226,8 +226,7 @@ def test_the_example_network_is_one() -> None:
 
 def test_bytes_of_the_kernels_are_those_of_the_compile_report() -> None:
     """The rows of `docs/kernels.md` that name a specialisation, for an H100, and the formula beside each."""
-    with (ROOT / "benchmarks" / "results" / "compile_report.csv").open(newline="") as file:
-        reported = {row["specialisation"]: row for row in csv.DictReader(file) if row["arch"] == "sm_90"}
+    reported = {row["specialisation"]: row for row in figures("compile_report.csv") if row["arch"] == "sm_90"}
     page = (ROOT / "docs" / "kernels.md").read_text("utf-8")
     rows = [row for table in tables(page) for row in table if "specialisation" in row]
     assert rows
@@ -241,6 +240,22 @@ def test_bytes_of_the_kernels_are_those_of_the_compile_report() -> None:
         assert (int(found["bytes"]), float(found["floor_us"])) == (bytes_, float(row["floor in us"]))
 
 
+def test_times_of_the_kernels_are_those_that_were_measured() -> None:
+    page = (ROOT / "docs" / "kernels.md").read_text("utf-8")
+    (rows,) = (table for table in tables(page) if "speed of a copy" in table[0])
+    measured = {row["case"]: row for row in figures("h200/kernel-speed.csv")}
+    for operation, *told in (row.values() for row in rows):
+        small, large = (measured[f"{operation.replace('`', '')}, batch {batch}"] for batch in (16, 1024))
+        share = f"{float(large['percent_of_copy']):.0f} %"
+        assert told == [small["us"], small["floor_us"], large["us"], large["floor_us"], share]
+
+
+def figures(name: str) -> list[dict[str, str]]:
+    """The rows of a file of `benchmarks/results`."""
+    with (ROOT / "benchmarks" / "results" / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.mark.slow
 def test_the_estimates_are_what_their_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "paper_on_one_gpu.md").read_text("utf-8")
@@ -252,12 +267,15 @@ def test_the_estimates_are_what_their_script_prints(capsys: pytest.CaptureFixtur
 def test_the_schedule_of_the_proof() -> None:
     """The table of docs/gpu_proof.md is that of the code, and what it says of nine minutes follows from it."""
     (rows,) = (table for table in tables((ROOT / "docs" / "gpu_proof.md").read_text("utf-8")) if "limit s" in table[0])
+    ends = {row["check"]: row for row in figures("h200/checks.csv")}
     total, told = 0, []
     for check in TABLE:
         where = {("cuda",): "GPU", ("cpu",): "CPU", ("cuda", "cpu"): "GPU, CPU"}[check.devices]
         total += check.limit if "cuda" in check.devices else 0
         so_far = str(total) if "cuda" in check.devices else ""
-        told.append([check.name, where, str(check.least), str(check.limit), so_far, check.shows])
+        end = ends.get(check.name, {"status": ""})
+        took = f"{float(end['seconds']):.0f}" if end["status"] == "passed" else end["status"]
+        told.append([check.name, where, str(check.least), str(check.limit), so_far, took, check.shows])
     assert [list(row.values()) for row in rows] == told
     assert sum(check.limit for check in TABLE[:6]) + REPORT_SECONDS <= 9 * 60 < sum(check.limit for check in TABLE[:7])
     assert 23 < total / 60 < 24
@@ -267,8 +285,7 @@ def test_where_the_proofs_training_ends_on_a_cpu() -> None:
     """docs/gpu_proof.md tells the mean and the spread of the seeds that a GPU's runs are compared with."""
     page = " ".join((ROOT / "docs" / "gpu_proof.md").read_text("utf-8").split())
     told = re.search(r"eco ([\d.]+), vanilla ([\d.]+)\), whose seeds lie up to ([\d.]+) dB apart", page)
-    with (ROOT / "benchmarks" / "results" / "learns_cpu.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = figures("learns_cpu.csv")
     ends = [[float(row["set5_psnr_y"]) for row in rows if row["case"] == mode] for mode in ("eco", "vanilla")]
     means = [f"{statistics.mean(end):.3f}" for end in ends]
     assert told and list(told.groups()) == [*means, f"{max(max(end) - min(end) for end in ends):.2f}"]

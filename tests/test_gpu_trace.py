@@ -31,6 +31,7 @@ TRACE = {
         launch("cudaGraphLaunch", 3, 4),
         launch("cudaMemcpyAsync", 4, 5),
         launch("cudaLaunchKernel", 5, 6),  # its kernel was not seen
+        launch("cudaGraphLaunch", 5, 8),  # nor those of this one
         launch("cudaStreamSynchronize", 6, 7),
         {"ph": "M", "name": "process_name", "args": {"name": "python"}},
     ]
@@ -48,7 +49,7 @@ def test_kernels_of_a_trace_are_those_of_the_device_in_order() -> None:
 
 
 def test_launches_graphs_and_what_was_lost() -> None:
-    assert gpu_trace.read_trace(TRACE)[1:] == (5, 1, 1)
+    assert gpu_trace.read_trace(TRACE)[1:] == (6, 2, 2)
 
 
 def test_a_recording_without_a_gpu(tmp_path: Path) -> None:
@@ -79,3 +80,5 @@ def test_what_ran_beside_the_busiest_stream() -> None:
         Kernel("late", 3, 200, 210),
     ]
     assert gpu_trace.beside(inside) == (40, 20)
+    both = [Kernel("conv", 1, 0, 60), Kernel("its work space", 1, 50, 90), Kernel("other", 2, 40, 80)]
+    assert gpu_trace.beside(both) == (40, 40)  # on one stream two may run at once

@@ -1,4 +1,4 @@
-"""The launches of the proof and of training without a GPU: the product's own launch code on tensors of the CPU.
+"""The launches of the proof and of training with default settings, without a GPU: our launch code on CPU tensors.
 
 Triton compiles, and builds what launches, for a driver that only names a device; then nothing is launched. This goes
 through the same code as on a GPU, so the keys of its cache are those that a GPU will ask for: types, alignments, sizes
@@ -40,7 +40,7 @@ from eco_fast.train.loop import Loop
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.start import load_inputs
 from eco_fast.train.step import StudentStep
-from eco_kernels import eco_l1_with_grad, functional
+from eco_kernels import bicubic_downsample, downsample_mix, eco_l1_with_grad, functional
 
 PATCHES = (24, 48)
 """Sides in LR pixels; other multiples of 8 from 24 to 96 make the same launches, and so do all even batches."""
@@ -81,6 +81,7 @@ def launches() -> list[tuple[str, Callable[[], None]]]:
         for mode, teacher in product(("eco", "alpha-sample"), ("cached", "online")):
             found.append((f"{name}, {mode}, {teacher}", partial(_train, scale, patch, mode, teacher)))
         found.append((f"{name}, NCHW", partial(_as_on_a_gpu, partial(_losses, scale * patch))))
+        found.append((f"{name}, whole patches", partial(_as_on_a_gpu, partial(_whole_patches, scale, patch))))
     return found
 
 
@@ -179,6 +180,13 @@ def _losses(side: int) -> None:
         eco_l1_with_grad(sr, hr, centroid, alpha, scale_factor=255.0)
 
 
+def _whole_patches(scale: int, patch: int) -> None:
+    """The bicubic of whole patches, neither cut nor turned, which the benchmark of the kernels measures."""
+    lr, hr = (torch.zeros(2, side, side, 3, dtype=torch.uint8).permute(0, 3, 1, 2) for side in (patch, scale * patch))
+    bicubic_downsample(hr, scale)
+    downsample_mix(hr, lr, torch.ones(()), scale)
+
+
 def _train(scale: int, patch: int, mode: str, teacher: str) -> None:
     """Steps of the training loop, one of each phase: with alpha 0, between 0 and 1, and 1."""
     with _loop(scale, patch, mode, teacher) as loop:
@@ -212,6 +220,8 @@ def _loop(scale: int, patch: int, mode: str, teacher: str) -> Iterator[Loop]:
         config, display = resolve(load_config("edsr-tiny", flags=flags)), Display(Console(quiet=True))
         inputs = load_inputs(config, nn.Upsample(scale_factor=scale), display)
         loop = Loop(config, RunFolder(config.run.out, 1), inputs, StudentStep(inputs.student, config), display)
-        yield loop
-        loop.lane.close()
-        loop.maker.close()
+        try:
+            yield loop
+        finally:
+            loop.lane.close()
+            loop.maker.close()

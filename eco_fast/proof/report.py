@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +79,12 @@ def _fairest(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
 def _tables(figures: Sequence[Line]) -> list[str]:
     """Figures that belong together in a table, with the columns that they fill; lone facts as a list."""
     lines = []
-    figures = [line for line in figures if line["case"] != "machine"]  # stands above
-    for name, group in groupby(figures, lambda line: line.get("benchmark", "")):
-        rows = [{k: v for k, v in line.items() if k not in (*_NO_FIGURES, "benchmark")} for line in group]
+    groups: dict[str, list[Line]] = {}
+    for figure in figures:
+        if figure["case"] != "machine":  # stands above
+            groups.setdefault(figure.get("benchmark", ""), []).append(figure)
+    for name in sorted(groups, key=bool):  # what has no name can have no heading, so it comes first
+        rows = [{k: v for k, v in line.items() if k not in (*_NO_FIGURES, "benchmark")} for line in groups[name]]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         lines += [*([f"### {name}", ""] if name else [])]
         lines += [*_table([{column: row.get(column, "") for column in columns} for row in rows]), ""]

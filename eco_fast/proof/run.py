@@ -106,6 +106,8 @@ def _begin(journal: Journal, minutes: float | None, only: str) -> None:
 def _make_all(supervisor: Supervisor, checks: Sequence[Check], journal: Journal, *, cpu: bool, again: bool) -> None:
     """The checks of the GPU, then those of the CPU where they are wanted or all that there is."""
     gpu, why = supervisor.gpu()
+    if again and not any(line.get("case") == "machine" for line in journal.lines):
+        checks = (*choose("machine"), *(check for check in checks if check.name != "machine"))  # what figures are of
     devices = ("cuda", "cpu") if cpu or gpu is None else ("cuda",)
     order = [(check, device) for device in devices for check in checks if device in check.devices]
     settled = set() if again else journal.settled(has_gpu=gpu is not None)

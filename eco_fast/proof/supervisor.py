@@ -149,6 +149,8 @@ class Supervisor:
             except Lost as lost:
                 evidence, cut_off = Evidence(0, detail=lost.detail), lost.how
                 more = {"log": self._lose(tell=lost.how == "timed out")}
+                if lost.how == "timed out" and limit < check.limit:  # with all of its own time it may come to an end
+                    evidence, cut_off = Evidence(0, detail="the time of the proof was over"), "interrupted"
         outcome = Outcome(check.name, device, evidence, cut_off, time.monotonic() - begun)
         self._finish(head, outcome, place, **more)
         return outcome

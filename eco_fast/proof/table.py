@@ -55,9 +55,9 @@ TABLE = (
     Check(
         "profile", 120, 40, _BOTH, "step_contest:profile", "where the time of a step goes: kernels, launches, idle time"
     ),
-    Check("lanes", 60, 25, _GPU, "step_contest:lanes", "how much of the teacher's lane runs beside the student"),
+    Check("lanes", 90, 25, _GPU, "step_contest:lanes", "how much of the teacher's lane runs beside the student"),
     Check("races", 60, 20, _GPU, "training:races", "PyTorch's race checker over a loop with two streams"),
-    Check("kernels-all", 240, 20, _BOTH, "kernels:all_of_them", "every specialisation of every kernel"),
+    Check("kernels-all", 210, 20, _BOTH, "kernels:all_of_them", "every specialisation of every kernel"),
     Check("kernels-listed", 20, 2, _CPU, "offline:listed", "every specialisation is called by one of these cases"),
     Check("kernels-interpreted", 240, 15, _CPU, "offline:interpreted", "the kernels in Triton's interpreter"),
     Check("kernels-compiled", 240, 20, _CPU, "offline:compiled", "code for six architectures: no spills"),

@@ -49,7 +49,7 @@ class Manifest(NamedTuple):
 
 
 class CacheCounter:
-    """Counts what Triton compiles in this process from now on, and what it finds in its cache instead.
+    """Counts which of our kernels Triton compiles in this process from now on, and finds in its cache instead.
 
     Make it before the first launch: it sees to it that the process asks for the keys of archives (`settle_keys`), and
     in one folder: torch.compile names another one (TRITON_CACHE_DIR) where none is named.
@@ -68,10 +68,11 @@ class CacheCounter:
     def __str__(self) -> str:
         return f"kernels from the cache: {self.hits} hits, {self.misses} misses"
 
-    def _note(self, *, cache_hit: bool, **about: Any) -> None:
-        self.hits, self.misses = self.hits + cache_hit, self.misses + (not cache_hit)
+    def _note(self, *, src: Any, cache_hit: bool, **about: Any) -> None:
+        if getattr(src, "fn", None) is not None and src.fn.__module__.startswith("eco_kernels"):  # torch.compile's not
+            self.hits, self.misses = self.hits + cache_hit, self.misses + (not cache_hit)
         if self._before is not None:
-            self._before(cache_hit=cache_hit, **about)
+            self._before(src=src, cache_hit=cache_hit, **about)
 
 
 def settle_keys() -> None:

@@ -1,4 +1,7 @@
-"""What only a GPU can show, in a minute or two: `pytest -m gpu`. `eco-fast doctor --gpu-proof` shows more."""
+"""What only a GPU can show: `pytest -m gpu`. `eco-fast doctor --gpu-proof` shows more.
+
+Minutes, most of them for kernels that have to be compiled the first time, which needs a compiler for C.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -16,11 +19,18 @@ from eco_fast.proof import kernels
 from eco_fast.proof.training import SIMILAR, Training, loops_on, relative_distance, watch
 from eco_fast.train import start
 from eco_fast.train.environment import configure
+from eco_kernels.dispatch import implementation
 from tests.train.test_switches import OPTIONS, flags
 
 pytestmark = pytest.mark.gpu
 
 DEVICE = "cuda"
+
+
+@pytest.fixture(autouse=True)
+def kernels_are_chosen_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ECO_KERNELS", raising=False)
+    implementation.cache_clear()
 
 
 def test_kernels() -> None:
@@ -48,6 +58,7 @@ def test_a_graph_and_single_launches(tmp_path: Path) -> None:
 def test_a_resumed_run(photos: Path, tmp_path: Path, graph: bool, allowed: float) -> None:
     """From step 10 to 20, against 20 steps in one go."""
     before, straight, resumed = weights_of_a_resumed_run(photos, tmp_path / "run", DEVICE, run__graph=graph)
+    assert load_config(tmp_path / "run" / "config.toml").run.graph == graph  # it is off where it cannot be
     assert relative_distance(before, straight) > SIMILAR  # something is learnt after the checkpoint
     assert relative_distance(resumed, straight) <= allowed
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ WANTED = ("gather-uint8-i64", "loss l1-float32-uint8-uint8")
 COUNT = """
 import sys
 from pathlib import Path
-from eco_fast.proof.offline_launches import launch, launches, make_libcuda, prepare
+from eco_fast.proof.offline_launches import _as_on_a_gpu, launch, launches, make_libcuda, prepare
 from eco_fast.proof.warm_kernels import CacheCounter, _compiler
 cache, libcuda = map(Path, sys.argv[1:3])
 libcuda.mkdir()
@@ -34,22 +35,28 @@ counter = CacheCounter()
 for number, (name, _) in enumerate(launches()):
     if name in sys.argv[3:]:
         launch(90, number)
+if "benchmark" in sys.argv:
+    import torch
+    from kernel_speed import cases
+    for case in cases(16, torch.device("cpu")):
+        _as_on_a_gpu(case.call)
 print(counter.hits, counter.misses)
 """
 QUIET = Display(Console(quiet=True))
 
 
 def copy_of_the_code(folder: Path) -> Path:
-    for package in ("eco_fast", "kernels"):
+    for package in ("eco_fast", "kernels", "benchmarks"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
-def hits_and_misses(code: Path, cache: Path, libcuda: Path) -> tuple[int, int]:
+def hits_and_misses(code: Path, cache: Path, libcuda: Path, names: Iterable[str] = WANTED) -> tuple[int, int]:
     """Of a process that launches what is wanted."""
-    path = os.pathsep.join(filter(None, (str(code), str(code / "kernels"), os.environ.get("PYTHONPATH"))))
+    folders = (str(code / name) for name in (".", "kernels", "benchmarks"))
+    path = os.pathsep.join(filter(None, (*folders, os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": path}
-    command = [sys.executable, "-c", COUNT, str(cache), str(libcuda), *WANTED]
+    command = [sys.executable, "-c", COUNT, str(cache), str(libcuda), *names]
     result = subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     hits, misses = map(int, result.stdout.split())
@@ -69,6 +76,17 @@ def test_another_process_in_another_folder_hits(tmp_path: Path) -> None:
     kernel.write_text(kernel.read_text().replace("share = 1.0", "share = 2.0"))
     hits, misses = hits_and_misses(code, tmp_path / "cache", tmp_path / "libcuda3")
     assert (hits, misses) == (1, 1)  # the other kernel is as it was
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_kernels_compiles_none(tmp_path: Path) -> None:
+    archive, cache = tmp_path / "kernels.tar.xz", tmp_path / "cache"
+    training, patches = "training x4, patch 48, eco, cached", "training x4, patch 48, whole patches"
+    names = (training, patches, "loss l1-bfloat16-uint8-uint8")
+    warm_kernels([90], archive, wanted=names.__contains__, display=QUIET)
+    unpack(archive, cache, display=QUIET)
+    hits, misses = hits_and_misses(ROOT, cache, tmp_path / "libcuda", [patches, "benchmark"])
+    assert (hits, misses) == (7, 0)  # gather, mix, two of the bicubic, the bicubic with a mix, two of the loss
 
 
 @pytest.mark.parametrize("names", [["sm_91"], ["90", "hopper"], []])
