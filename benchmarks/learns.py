@@ -16,12 +16,12 @@ from rich.console import Console
 
 from eco_fast.config import load_config
 from eco_fast.data.notes import Notes
+from eco_fast.display import Display
 from eco_fast.evaluate.benchmark import load_benchmark
 from eco_fast.evaluate.run import evaluate
 from eco_fast.models.weights import load_network
 from eco_fast.proof.outcome import Evidence, NotRun
 from eco_fast.proof.stage import Stage
-from eco_fast.train.display import Display
 from eco_fast.train.start import train
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from eco_fast.demo import write_photographs
+from eco_fast.commands.demo import write_photographs
 
 TILE_HEIGHT, TILE_WIDTH = 339, 510  # of the photographs of ECO_FAST_TESTDATA
 

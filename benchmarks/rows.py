@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from eco_fast.doctor import processor
+from eco_fast.commands.doctor import processor
 
 Record = Callable[..., None]
 """Keeps the figures of a case: (case, packages it depends on, figure=value, ...)"""

@@ -17,9 +17,9 @@ from torch import nn
 
 from eco_fast.config import Config, load_config
 from eco_fast.data.store import bicubic_lr
+from eco_fast.display import Display
 from eco_fast.eco.teacher import freeze
 from eco_fast.models import build
-from eco_fast.train.display import Display
 from eco_fast.train.environment import configure, device_type, resolve
 from eco_fast.train.lane import streams_of
 from eco_fast.train.loop import Loop

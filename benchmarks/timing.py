@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from eco_fast.doctor import processor
+from eco_fast.commands.doctor import processor
 
 Call = Callable[[], object]
 

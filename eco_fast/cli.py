@@ -154,7 +154,7 @@ def demo(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo.")] = False,
 ) -> None:
     """Train a teacher, a vanilla and an ECO student on photographs that come with scikit-image, and compare them."""
-    from eco_fast.demo import run_demo
+    from eco_fast.commands.demo import run_demo
 
     run_demo(out, steps=steps, force=force)
 
@@ -265,7 +265,7 @@ def train(
     }
     config = load_config(recipe, settings or (), flags)
     if dry_run:
-        from eco_fast.train.dry_run import describe_run
+        from eco_fast.commands.dry_run import describe_run
 
         describe_run(config)
         return
@@ -314,7 +314,7 @@ def evaluate(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse images that would be converted.")] = False,
 ) -> None:
     """Measure PSNR-Y in dB and SSIM-Y of a network, beside those of bicubic enlargement."""
-    from eco_fast.evaluate.command import evaluate_checkpoint
+    from eco_fast.commands.evaluate import evaluate_checkpoint
 
     evaluate_checkpoint(
         checkpoint,
@@ -344,7 +344,7 @@ def compare(
     out: Annotated[Path, _path("--out", "PNG", "Picture of the curves.")] = Path("compare.png"),
 ) -> None:
     """Compare the validation of runs: a table, and curves of PSNR-Y over steps and over time."""
-    from eco_fast.compare import compare_runs
+    from eco_fast.commands.compare import compare_runs
 
     compare_runs(runs, out)
 
@@ -377,7 +377,7 @@ def upscale(
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
 ) -> None:
     """Enlarge images with a network and write them as PNG."""
-    from eco_fast.upscale import upscale as run
+    from eco_fast.commands.upscale import upscale as run
 
     run(
         images,
@@ -419,7 +419,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
 ) -> None:
     """Write the weights of a run in a format that other programs read."""
-    from eco_fast.export import export as run_export
+    from eco_fast.commands.export import export as run_export
 
     run_export(run, kind, out, raw=raw, force=force)
 
@@ -473,7 +473,7 @@ def prepare(
     ] = None,
 ) -> None:
     """Decode training images once into a store, with LR and a teacher's images; finish or update one."""
-    from eco_fast.train.store_commands import prepare_store, verify_store
+    from eco_fast.commands.prepare import prepare_store, verify_store
 
     if verify is not None:
         verify_store(verify)
@@ -505,7 +505,7 @@ def data(
     sheet: Annotated[Path | None, _path("--sheet", "FILE", "Draw a contact sheet of it as PNG.")] = None,
 ) -> None:
     """Show how many images of what sizes are in a prepared store."""
-    from eco_fast.train.store_commands import show_store
+    from eco_fast.commands.prepare import show_store
 
     show_store(store, sheet)
 
@@ -576,7 +576,7 @@ def doctor(
 
         prove(folder, minutes=minutes, only=only, resume=resume, cpu=cpu, pack=pack, kernel_cache=kernel_cache)
     else:
-        from eco_fast.doctor import doctor as run
+        from eco_fast.commands.doctor import doctor as run
 
         run(as_json=as_json)
 

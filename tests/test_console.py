@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eco_fast import bench, doctor
+from eco_fast import bench
 from eco_fast.cli import main
+from eco_fast.commands import doctor
 
 PACKAGE = Path(doctor.__file__).parent
 NAME = "[bold]x:tada:[red]"

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from eco_fast.cli import main
+from eco_fast.commands.export import export
 from eco_fast.config import load_config
-from eco_fast.export import export
 from eco_fast.models import build
 from eco_fast.models.weights import identity, load_network, save_weights
 from eco_fast.train.start import train

@@ -12,7 +12,7 @@ import typer
 
 from benchmarks.reproduce.lab import Lab, Trial
 from benchmarks.rows import environment, write_figures
-from eco_fast.compare import Curve
+from eco_fast.commands.compare import Curve
 from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
 

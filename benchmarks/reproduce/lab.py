@@ -15,14 +15,14 @@ from typing import Any
 
 from PIL import Image
 
-from eco_fast.compare import Curve, read_curve
+from eco_fast.commands.compare import Curve, read_curve
 from eco_fast.config import Config, TeacherConfig, config_toml, load_config
 from eco_fast.data.images import find_images
 from eco_fast.data.prepare import prepare
+from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.train.centroids import load_teacher
 from eco_fast.train.checkpoint import Checkpoints
-from eco_fast.train.display import Display
 from eco_fast.train.training_images import store_teacher
 
 RECIPE = Path(__file__).parent / "student.toml"

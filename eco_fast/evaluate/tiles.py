@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from eco_fast.data.sources import free_memory
+from eco_fast.data.memory import free_memory
 
 UNKNOWN_RADIUS = 32  # LR pixels
 SMALLEST_TILE = 32  # LR pixels: smaller ones compute mostly what is thrown away

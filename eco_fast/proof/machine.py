@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from eco_fast.doctor import diagnose
+from eco_fast.commands.doctor import diagnose
 from eco_fast.proof.outcome import Evidence
 from eco_fast.proof.stage import Stage
 

@@ -32,9 +32,9 @@ from triton.backends.nvidia import driver as nvidia
 from triton.runtime import build
 
 from eco_fast.config import load_config
+from eco_fast.display import Display
 from eco_fast.proof import kernels
 from eco_fast.proof.warm_kernels import settle_keys
-from eco_fast.train.display import Display
 from eco_fast.train.environment import resolve
 from eco_fast.train.loop import Loop
 from eco_fast.train.run_folder import RunFolder

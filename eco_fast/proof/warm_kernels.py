@@ -27,9 +27,9 @@ from subprocess import CalledProcessError
 from typing import Any, NamedTuple
 
 import eco_kernels
+from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
-from eco_fast.train.display import Display
 
 _KERNELS = Path(eco_kernels.__file__).parent
 _MANIFEST = "manifest.json"

@@ -9,13 +9,13 @@ from torch import nn
 from eco_fast.config import TeacherConfig
 from eco_fast.data.images import crop_to_multiple
 from eco_fast.data.store import TrainingSet, add_centroids
+from eco_fast.display import Display
 from eco_fast.eco.teacher import freeze
 from eco_fast.errors import UserError
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import super_resolve
 from eco_fast.evaluate.metrics import psnr_y
 from eco_fast.models.weights import load_network
-from eco_fast.train.display import Display
 
 _CHECKED_IMAGES = 8
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from eco_fast.config import Config
 from eco_fast.data.sampler import Sampler
 from eco_fast.data.store import TrainingSet
+from eco_fast.display import Display
 from eco_fast.eco.objective import uses_alpha
 from eco_fast.errors import Stopped, UserError
 from eco_fast.evaluate.benchmark import Pair
@@ -19,7 +20,6 @@ from eco_fast.train.batch_maker import BatchMaker
 from eco_fast.train.budget import memory_mb, peak_flops, training_flops
 from eco_fast.train.checkpoint import Progress
 from eco_fast.train.clock import Clock, stop_signal
-from eco_fast.train.display import Display
 from eco_fast.train.environment import describe
 from eco_fast.train.graph import GraphedStep
 from eco_fast.train.guard import CollapseGuard

@@ -9,6 +9,7 @@ from torch import nn
 from eco_fast.config import Config, differing_keys
 from eco_fast.console import plain_console
 from eco_fast.data.notes import Notes
+from eco_fast.display import Display
 from eco_fast.eco.objective import needs_teacher
 from eco_fast.eco.teacher import refuse_shared_storage
 from eco_fast.errors import UserError
@@ -18,7 +19,6 @@ from eco_fast.models.weights import load_matching
 from eco_fast.train.centroids import load_teacher
 from eco_fast.train.checkpoint import Progress
 from eco_fast.train.compiled import why_off
-from eco_fast.train.display import Display
 from eco_fast.train.environment import configure, describe, device_type, resolve
 from eco_fast.train.graph import why_not
 from eco_fast.train.loop import Inputs, Loop, Result

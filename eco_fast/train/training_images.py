@@ -15,6 +15,7 @@ from eco_fast.data.dali import has_dali, load_dali
 from eco_fast.data.decode import Decoder
 from eco_fast.data.files import Files, ImageFiles
 from eco_fast.data.images import find_images, image_size
+from eco_fast.data.memory import choose_source, free_memory, resident_bytes
 from eco_fast.data.notes import Notes
 from eco_fast.data.packed import Packed, PackedFiles
 from eco_fast.data.prepare import Teacher, prepare
@@ -29,12 +30,11 @@ from eco_fast.data.prepared import (
     sizes,
 )
 from eco_fast.data.resident import Resident
-from eco_fast.data.sources import choose_source, free_memory, resident_bytes
 from eco_fast.data.store import TrainingSet, hr_folder, load_training_set, pair_files, unique
+from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.evaluate.inference import super_resolve
 from eco_fast.train.centroids import warn_of_a_weak_teacher, with_centroids
-from eco_fast.train.display import Display
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from torch import Tensor
 from eco_fast.data.batches import Needs, NeedsOf, PatchBatch, PlanOf, Source
 from eco_fast.data.files import Files, ImageFiles, visits
 from eco_fast.data.images import crop_to_multiple
+from eco_fast.data.memory import choose_source, free_memory, resident_bytes
 from eco_fast.data.packed import Packed, PackedFiles
 from eco_fast.data.patches import target_patches
 from eco_fast.data.resident import Resident
 from eco_fast.data.sampler import Plan, Sampler
-from eco_fast.data.sources import choose_source, free_memory, resident_bytes
 from eco_fast.data.store import FlatImages, TrainingSet, bicubic_lr
 from eco_fast.eco.objective import Blend, blend
 from eco_fast.errors import UserError

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from eco_fast.commands.evaluate import evaluate_checkpoint
 from eco_fast.errors import UserError
-from eco_fast.evaluate.command import evaluate_checkpoint
 from eco_fast.models import build, spandrel_networks
 from eco_fast.models.weights import identity, load_into, load_matching, load_network, save_weights
 

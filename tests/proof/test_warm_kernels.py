@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from eco_fast.display import Display
 from eco_fast.errors import UserError
-from eco_fast.train.display import Display
 
 pytest.importorskip("triton")
 if shutil.which("gcc") is None and shutil.which("clang") is None:

@@ -11,9 +11,9 @@ from eco_fast.config import parse_config
 from eco_fast.data.notes import Notes
 from eco_fast.data.resident import Resident
 from eco_fast.data.store import FlatImages, TrainingSet
+from eco_fast.display import Display
 from eco_fast.models import build
 from eco_fast.train import lane as lane_module
-from eco_fast.train.display import Display
 from eco_fast.train.loop import Inputs, Loop
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.step import StudentStep

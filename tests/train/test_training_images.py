@@ -11,8 +11,8 @@ from rich.console import Console
 from eco_fast.cli import main
 from eco_fast.config import load_config
 from eco_fast.data.prepare import prepare
+from eco_fast.display import Display
 from eco_fast.train import training_images
-from eco_fast.train.display import Display
 from eco_fast.train.environment import resolve
 from eco_fast.train.training_images import load_images
 

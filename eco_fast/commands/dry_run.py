@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from eco_fast.config import Config, config_toml
+from eco_fast.data.memory import free_memory, resident_bytes
 from eco_fast.data.prepared import PreparedStore, sizes
-from eco_fast.data.sources import free_memory, resident_bytes
+from eco_fast.display import Display
 from eco_fast.eco.objective import needs_teacher
 from eco_fast.train.budget import memory_mb
 from eco_fast.train.centroids import load_teacher
-from eco_fast.train.display import Display
 from eco_fast.train.environment import configure, resolve
 from eco_fast.train.lane import streams_of
 from eco_fast.train.start import load_student, out_of_memory_named

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from eco_fast.commands.scores_table import Row, print_rows, save_comparison, save_curves
 from eco_fast.config import load_config
 from eco_fast.data.notes import Notes
+from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair, load_benchmark
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import super_resolve
-from eco_fast.evaluate.report import Row, print_rows, save_comparison, save_curves
 from eco_fast.evaluate.run import Scores, evaluate
 from eco_fast.models.weights import load_network
-from eco_fast.train.display import Display
 from eco_fast.train.start import train
 
 _RUNS: dict[str, dict[str, Any]] = {  # label -> settings over the recipe cpu-demo

@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eco_fast.console import plain_console
-from eco_fast.errors import UserError
-from eco_fast.evaluate.command import evaluate_checkpoint
-from eco_fast.evaluate.metrics import PROTOCOL
-from eco_fast.evaluate.pictures import worst_crop
-from eco_fast.evaluate.report import (
+from eco_fast.commands.evaluate import evaluate_checkpoint
+from eco_fast.commands.scores_table import (
     Row,
     SetScores,
     document,
@@ -24,6 +20,10 @@ from eco_fast.evaluate.report import (
     save_curves,
     write_document,
 )
+from eco_fast.console import plain_console
+from eco_fast.errors import UserError
+from eco_fast.evaluate.metrics import PROTOCOL
+from eco_fast.evaluate.pictures import worst_crop
 from eco_fast.evaluate.run import Scores
 from eco_fast.models import build
 from eco_fast.models.weights import identity, save_weights

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from eco_fast.data.contact_sheet import save_contact_sheet
+from eco_fast.commands.contact_sheet import save_contact_sheet
 from eco_fast.data.prepare import Teacher, prepare
 from eco_fast.data.prepared import PreparedStore
+from eco_fast.display import Display
 from eco_fast.eco.teacher import freeze
 from eco_fast.errors import UserError
 from eco_fast.models.weights import load_network
-from eco_fast.train.display import Display
 from eco_fast.train.training_images import store_teacher
 
 

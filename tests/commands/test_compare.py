@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from eco_fast.cli import main
-from eco_fast.compare import compare_runs, read_curve
+from eco_fast.commands.compare import compare_runs, read_curve
 from eco_fast.errors import UserError
 
 

@@ -14,14 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
-from eco_fast.console import plain_console
-from eco_fast.data.notes import Notes
-from eco_fast.errors import UserError
-from eco_fast.evaluate.benchmark import Pair, benchmark_name, load_benchmark
-from eco_fast.evaluate.bicubic import bicubic_upsample
-from eco_fast.evaluate.inference import PRECISIONS
-from eco_fast.evaluate.published import published
-from eco_fast.evaluate.report import (
+from eco_fast.commands.scores_table import (
     SetScores,
     document,
     print_scores,
@@ -29,6 +22,13 @@ from eco_fast.evaluate.report import (
     write_document,
     write_images,
 )
+from eco_fast.console import plain_console
+from eco_fast.data.notes import Notes
+from eco_fast.errors import UserError
+from eco_fast.evaluate.benchmark import Pair, benchmark_name, load_benchmark
+from eco_fast.evaluate.bicubic import bicubic_upsample
+from eco_fast.evaluate.inference import PRECISIONS
+from eco_fast.evaluate.published import published
 from eco_fast.evaluate.run import OnImage, Scores, evaluate
 from eco_fast.models.weights import load_network, read_weights, weights_file
 

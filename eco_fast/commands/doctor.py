@@ -16,7 +16,7 @@ import eco_fast
 from eco_fast.config import RunConfig
 from eco_fast.console import plain_console
 from eco_fast.data.dali import load_dali
-from eco_fast.data.sources import free_memory
+from eco_fast.data.memory import free_memory
 from eco_fast.errors import UserError
 from eco_fast.train.compiled import missing_tool
 from eco_fast.train.environment import device_type, has_fast_bf16

@@ -12,13 +12,13 @@ from torch import nn
 
 from eco_fast.data.images import find_images, read_image
 from eco_fast.data.notes import Notes
+from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import PRECISIONS, super_resolve
 from eco_fast.evaluate.pictures import save_comparison
 from eco_fast.files import write_atomically
 from eco_fast.models.weights import load_network
-from eco_fast.train.display import Display
 
 _ALPHA_MODES = {"RGBA", "LA", "PA"}
 

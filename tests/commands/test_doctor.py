@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from eco_fast import doctor
 from eco_fast.cli import main
-from eco_fast.doctor import diagnose
+from eco_fast.commands import doctor
+from eco_fast.commands.doctor import diagnose
 
 
 def test_tables_and_json_hold_the_same(capsys: pytest.CaptureFixture[str]) -> None:

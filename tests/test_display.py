@@ -2,7 +2,7 @@
 
 import pytest
 
-from eco_fast.train.display import _left
+from eco_fast.display import _left
 
 
 @pytest.mark.parametrize(

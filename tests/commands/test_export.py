@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eco_fast.cli import main
+from eco_fast.commands.evaluate import evaluate_checkpoint
+from eco_fast.commands.export import basicsr_settings, basicsr_state, export, to_onnx
 from eco_fast.errors import UserError
-from eco_fast.evaluate.command import evaluate_checkpoint
-from eco_fast.export import basicsr_settings, basicsr_state, export, to_onnx
 from eco_fast.models import build
 from eco_fast.models.weights import identity, load_network, read_weights, save_weights
 
