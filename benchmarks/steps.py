@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from eco_fast.config import Config, load_config
-from eco_fast.data.store import bicubic_lr
+from eco_fast.data.pixels import bicubic_lr
 from eco_fast.display import Display
 from eco_fast.eco.teacher import freeze
 from eco_fast.models import build

@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from eco_fast.config import parse_config
-from eco_fast.data.batches import Needs, Source
 from eco_fast.data.files import Files, ImageFiles, visits
+from eco_fast.data.flat import FlatImages, TrainingSet
 from eco_fast.data.packed import Packed, PackedFiles
-from eco_fast.data.resident import Resident
+from eco_fast.data.pixels import bicubic_lr
 from eco_fast.data.sampler import Plan, Sampler
-from eco_fast.data.store import FlatImages, TrainingSet, bicubic_lr
+from eco_fast.data.source import Needs, Resident, Source
 from eco_fast.eco.objective import blend
 from eco_fast.models import build
 from eco_fast.train.environment import configure, device_type, resolve

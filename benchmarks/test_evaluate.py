@@ -14,7 +14,7 @@ from rows import Record
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from eco_fast.data.notes import Notes
-from eco_fast.data.store import bicubic_lr
+from eco_fast.data.pixels import bicubic_lr
 from eco_fast.evaluate.benchmark import load_benchmark
 from eco_fast.evaluate.inference import super_resolve
 from eco_fast.evaluate.metrics import both, luma

@@ -19,7 +19,7 @@ from rows import Record
 from test_data import PACKAGES
 
 from eco_fast.data.dali import load_dali
-from eco_fast.data.prepare import prepare
+from eco_fast.data.make_store import prepare
 
 ROUNDS, FILES = 3, 24
 TARGETS = {"decode + write": 0.65, "with x4": 0.50, "with x2, x3, x4": None}

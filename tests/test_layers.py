@@ -53,7 +53,7 @@ ALLOWED = {  # package -> those of the project that it may import
 
 
 def _imports(file: Path) -> set[str]:
-    """Parts of the project that a file imports: `data` for `eco_fast.data.store`."""
+    """Parts of the project that a file imports: `data` for `eco_fast.data.flat`."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

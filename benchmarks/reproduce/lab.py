@@ -17,8 +17,8 @@ from PIL import Image
 
 from eco_fast.commands.compare import Curve, read_curve
 from eco_fast.config import Config, TeacherConfig, config_toml, load_config
-from eco_fast.data.images import find_images
-from eco_fast.data.prepare import prepare
+from eco_fast.data.find import find_images
+from eco_fast.data.make_store import prepare
 from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.train.centroids import load_teacher

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from eco_fast.data.prepared import PreparedStore, hr_kind
+from eco_fast.data.store import PreparedStore, hr_kind
 
 _TILE, _COLUMNS, _ROWS, _GAP, _TEXT = 160, 6, 5, 8, 16  # pixels, tiles, tiles, pixels, pixels
 

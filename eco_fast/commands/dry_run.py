@@ -8,7 +8,7 @@ from torch import nn
 
 from eco_fast.config import Config, config_toml
 from eco_fast.data.memory import free_memory, resident_bytes
-from eco_fast.data.prepared import PreparedStore, sizes
+from eco_fast.data.store import PreparedStore, sizes
 from eco_fast.display import Display
 from eco_fast.eco.objective import needs_teacher
 from eco_fast.train.budget import memory_mb

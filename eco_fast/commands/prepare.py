@@ -7,8 +7,8 @@ import torch
 from rich.table import Table
 
 from eco_fast.commands.contact_sheet import save_contact_sheet
-from eco_fast.data.prepare import Teacher, prepare
-from eco_fast.data.prepared import PreparedStore
+from eco_fast.data.make_store import Teacher, prepare
+from eco_fast.data.store import PreparedStore
 from eco_fast.display import Display
 from eco_fast.eco.teacher import freeze
 from eco_fast.errors import UserError

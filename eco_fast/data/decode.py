@@ -12,7 +12,7 @@ from torch.utils.dlpack import from_dlpack
 from eco_fast.data.dali import Dali, load_dali
 from eco_fast.data.images import Header, read_image, unreadable
 from eco_fast.data.notes import Notes
-from eco_fast.data.store import Image
+from eco_fast.data.pixels import Image
 from eco_fast.errors import UserError
 
 BY_PILLOW = "images decoded by Pillow, since DALI cannot"  # a note that is no fault of the image

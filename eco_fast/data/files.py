@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eco_fast.data.batches import NeedsOf, PatchBatch, PlanOf
 from eco_fast.data.dali import default_threads, load_dali
 from eco_fast.data.decode import Decoder
+from eco_fast.data.flat import TrainingSet
 from eco_fast.data.notes import Notes
+from eco_fast.data.pixels import Image
 from eco_fast.data.sampler import Plan, window
-from eco_fast.data.store import Image, TrainingSet
+from eco_fast.data.source import NeedsOf, PatchBatch, PlanOf
 from eco_fast.errors import UserError
 from eco_kernels import bicubic_downsample
 

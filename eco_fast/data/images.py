@@ -1,4 +1,4 @@
-"""Finding image files, and decoding them to uint8 RGB."""
+"""Image headers, and decoding to uint8 RGB."""
 
 import os
 import struct
@@ -12,10 +12,6 @@ from PIL import Image, ImageOps
 
 from eco_fast.data.notes import Notes
 from eco_fast.errors import UserError
-
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-
-_BY_FILES = frozenset({"thumbs.db", "desktop.ini"})  # file managers leave them in any folder, unasked
 
 _CONVERSIONS = {  # Pillow mode -> note
     "1": "greyscale images converted to RGB",
@@ -44,29 +40,6 @@ class Header(NamedTuple):
 
 
 Decode = Callable[[Path, Header], NDArray[np.uint8] | None]  # None leaves the file to Pillow
-
-
-def find_images(path: Path) -> list[Path]:
-    """All images a path stands for, in a fixed order.
-
-    A folder is searched with its subfolders, sorted by path; a `.txt` file lists one image per line, relative to the
-    file, in its own order (blank lines and lines that start with # are skipped); an image file is itself.
-    Hidden files and folders are passed over. Any other file that is not an image is an error: a forgotten archive or
-    a half-copied download among the images is worth a question.
-
-    Raises:
-        UserError: The path is missing or unreadable, holds no image, or holds a file that is not an image.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return _in_folder(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; name a folder of images or a .txt file that lists them")
-    if path.suffix.lower() == ".txt":
-        return _in_list(path)
-    if path.suffix.lower() not in EXTENSIONS:
-        raise UserError(f"{path} is not an image; name a folder of images or a .txt file that lists them")
-    return [path]
 
 
 def image_size(path: Path, notes: Notes | None = None) -> tuple[int, int]:
@@ -117,57 +90,6 @@ def read_image(path: Path, notes: Notes, decode: Decode | None = None) -> NDArra
         raise unreadable(path, error) from error
     _note_conversions(header, path, notes)
     return pixels
-
-
-def crop_to_multiple(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    """Drop the last rows and columns of `(H, W, C)` that do not fill a whole LR pixel; a view."""
-    height, width = image.shape[:2]
-    return image[: height - height % scale, : width - width % scale]
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    def unreadable(error: OSError) -> None:
-        raise UserError(f"cannot read folder {error.filename}: {error.strerror}; mend its permissions") from error
-
-    found: list[Path] = []
-    seen = {os.path.realpath(folder)}
-    for root, subfolders, files in os.walk(folder, onerror=unreadable, followlinks=True):
-        # Data sets are often linked in; a link back to a folder above must not loop.
-        fresh = {name: os.path.realpath(Path(root, name)) for name in sorted(subfolders) if not name.startswith(".")}
-        subfolders[:] = [name for name, real in fresh.items() if real not in seen]
-        seen.update(fresh.values())
-        for name in files:
-            if name.startswith(".") or name.lower() in _BY_FILES:
-                continue
-            if Path(name).suffix.lower() not in EXTENSIONS:
-                raise UserError(
-                    f"{Path(root, name)} is not an image; remove it, or list the images of {folder} in a .txt file"
-                )
-            found.append(Path(root, name))
-    if not found:
-        raise UserError(f"no images in {folder}; put PNG, JPEG, WebP, BMP or TIFF files there")
-    return sorted(found)
-
-
-def _in_list(listing: Path) -> list[Path]:
-    try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {listing}: {error}; write one image path per line, in UTF-8") from error
-    found: list[Path] = []
-    for number, line in enumerate(lines, start=1):
-        entry = line.strip()
-        if not entry or entry.startswith("#"):
-            continue
-        image = listing.parent / entry
-        if image.suffix.lower() not in EXTENSIONS:
-            raise UserError(f"line {number} of {listing} is not an image: {entry}; mend or remove that line")
-        if not image.is_file():
-            raise UserError(f"line {number} of {listing}: {image} does not exist; mend or remove that line")
-        found.append(image)
-    if not found:
-        raise UserError(f"{listing} lists no images; write one image path per line")
-    return found
 
 
 def _header(image: Image.Image) -> Header:

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eco_fast.data.batches import Needs, NeedsOf, PatchBatch, PlanOf
 from eco_fast.data.dali import Dali, default_threads, load_dali, next_tensors, numbered
+from eco_fast.data.flat import TrainingSet
 from eco_fast.data.sampler import Plan
-from eco_fast.data.store import TrainingSet
+from eco_fast.data.source import Needs, NeedsOf, PatchBatch, PlanOf
 from eco_fast.errors import UserError
 
 _SEGMENT = 1024  # steps per pipeline: DALI takes its list of files as a whole, and holds Python up while it does

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from eco_fast.data.flat import FlatImages, TrainingSet
 from eco_fast.data.sampler import Plan
-from eco_fast.data.store import FlatImages, TrainingSet
 from eco_kernels import gather_mix, gather_patches
 
 

@@ -1,280 +1,358 @@
-"""The training images in memory: flat uint8 stores of HR, LR and the teacher's centroids."""
+"""A prepared store: every training image decoded once, with the exact LR of every scale, as plain arrays on disk.
 
+    STORE/index.json                 what is in it, where it came from, a checksum of every array
+    STORE/hr/KEY.npy                 uint8 (H, W, 3) RGB, the whole image
+    STORE/lr_x2/KEY.npy              uint8 (H // 2, W // 2, 3): MATLAB's bicubic of it, or the user's own LR
+    STORE/centroid_x2_ID/KEY.npy     uint8, the SR of that LR by the teacher whose weights hash to ID
+    STORE/centroid_lr_x2_ID/KEY.npy  its MATLAB bicubic
+
+Nothing of a store is used that does not have the size and the checksum of the index.
+"""
+
+import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from eco_fast.data.images import crop_to_multiple, find_images, read_image
+from eco_fast.data.decode import BY_PILLOW
+from eco_fast.data.find import find_images, hr_folder
+from eco_fast.data.flat import FlatImages, Progress, TrainingSet
 from eco_fast.data.notes import Notes, first_names
+from eco_fast.data.pixels import Image
 from eco_fast.errors import UserError
-from eco_kernels import bicubic_downsample
-from eco_kernels.bicubic import REACH
+from eco_fast.files import write_atomically
 
-Image = NDArray[np.uint8]  # (H, W, 3) RGB
-Progress = Callable[[int, int], None]  # done, total
+FORMAT = 2
+INDEX = "index.json"
+_CHECKED = ".checked.json"  # files that were found right, with size and time: they need not be read again
+_THREADS = 8
 
-_BAND = 128  # LR rows
-_MAX_LOADERS = 16  # threads; each holds one decoded image and its filter's fp32 copies
+
+def hr_kind() -> str:
+    """Folder of the HR images."""
+    return "hr"
+
+
+def lr_kind(scale: int) -> str:
+    """Folder of the LR images of a scale."""
+    return f"lr_x{scale}"
+
+
+def centroid_kind(scale: int, teacher: str) -> str:
+    """Folder of the centroids of a teacher."""
+    return f"centroid_x{scale}_{teacher}"
+
+
+def centroid_lr_kind(scale: int, teacher: str) -> str:
+    """Folder of the LR of these centroids."""
+    return f"centroid_lr_x{scale}_{teacher}"
+
+
+class OwnLr(NamedTuple):
+    """The user's own LR file of an image."""
+
+    scale: int
+    path: str  # absolute
+    size: int  # bytes
+    mtime_ns: int
 
 
 @dataclass(frozen=True)
-class FlatImages:
-    """Images of different sizes back to back in one flat tensor: what the gather kernels read.
+class Entry:
+    """One image of a store."""
 
-    Image i fills `heights[i] * widths[i] * 3` bytes of `data` from `offsets[i]` on, row by row, RGB interleaved.
-    Offsets are int64 since a common training set (DF2K) has over 2^31 bytes.
-    """
-
-    data: Tensor  # uint8, 1-D
-    offsets: Tensor  # int64 (N,)
-    heights: Tensor  # int64 (N,)
-    widths: Tensor  # int64 (N,)
-
-    @classmethod
-    def empty(cls, heights: Sequence[int], widths: Sequence[int]) -> "FlatImages":
-        """Room for images of these sizes, not filled."""
-        h, w = torch.tensor(heights, dtype=torch.int64), torch.tensor(widths, dtype=torch.int64)
-        ends = torch.cumsum(h * w * 3, 0)
-        size = int(ends[-1]) if len(ends) else 0
-        return cls(torch.empty(size, dtype=torch.uint8), ends - h * w * 3, h, w)
+    key: str  # name of its arrays
+    source: str  # absolute path of the image file
+    size: int  # bytes of that file
+    mtime_ns: int
+    height: int  # pixels, upright
+    width: int
+    notes: tuple[str, ...]  # what decoding converted
+    decoder: str  # name and version of what decoded it
+    own_lr: OwnLr | None
+    crc32: Mapping[str, int]  # of the pixels of each array, by its folder
 
     @classmethod
-    def from_arrays(cls, arrays: list[Image], *, consume: bool = False) -> "FlatImages":
-        """Copy `(H, W, 3)` uint8 arrays into one store.
+    def parse(cls, record: Mapping[str, Any]) -> "Entry":
+        """Back from JSON; raises KeyError, TypeError or ValueError for anything else."""
+        own = record["own_lr"]
+        return cls(
+            **{name: record[name] for name in ("key", "source", "size", "mtime_ns", "height", "width", "decoder")},
+            notes=tuple(record["notes"]),
+            own_lr=None if own is None else OwnLr(*own),
+            crc32=dict(record["crc32"]),
+        )
+
+    def shape(self, kind: str) -> tuple[int, int, int]:
+        """Of an array, by its folder."""
+        if kind == "hr":
+            return self.height, self.width, 3
+        scale = int(kind.split("_x")[1].split("_")[0])
+        height, width = self.height // scale, self.width // scale
+        return (height * scale, width * scale, 3) if kind.startswith("centroid_x") else (height, width, 3)
+
+
+@dataclass(frozen=True)
+class PreparedStore:
+    """An opened store; its arrays were checked."""
+
+    path: Path
+    entries: tuple[Entry, ...]
+    notes: Notes
+
+    @classmethod
+    def open(cls, path: Path, *, recheck: bool = False, progress: Progress | None = None) -> "PreparedStore":
+        """Read the index and check everything it says.
+
+        A file is read to check it only when it changed since it was last found right.
 
         Args:
-            arrays: The images.
-            consume: Empty the list on the way, so that memory holds each image only once.
+            path: Folder of the store.
+            recheck: Read every file, whatever was found before.
+            progress: Called with (done, total) files.
+
+        Raises:
+            UserError: It is no store or one of another format, a source image changed, an array is missing or damaged.
         """
-        flat = cls.empty([a.shape[0] for a in arrays], [a.shape[1] for a in arrays])
-        if consume:
-            arrays.reverse()
-        for i in range(len(flat)):
-            flat.image(i)[:] = arrays.pop() if consume else arrays[i]
-        return flat
+        index = read_index(path)
+        try:
+            entries = tuple(Entry.parse(record) for record in index["images"])
+            inputs = [Path(name) for name in index["inputs"]]
+            if not entries:
+                raise ValueError("no images")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path / INDEX} is damaged ({error}); run eco-fast prepare again") from error
+        notes = Notes()
+        for entry in entries:
+            for kind in entry.notes:
+                notes.add(kind, Path(entry.source).name, tolerated=kind == BY_PILLOW)
+        _check_sources(path, inputs, entries, notes)
+        _check_arrays(path, entries, recheck, progress)
+        return cls(path, entries, notes)
 
-    def __len__(self) -> int:
-        return len(self.offsets)
+    @cached_property
+    def kinds(self) -> set[str]:
+        """The folders that hold an array of every image."""
+        return set.intersection(*(set(entry.crc32) for entry in self.entries))
 
-    def image(self, i: int) -> Image:
-        """Image i as a writable `(H, W, 3)` NumPy view; the store must be on the CPU."""
-        offset, height, width = int(self.offsets[i]), int(self.heights[i]), int(self.widths[i])
-        return self.data[offset : offset + height * width * 3].numpy().reshape(height, width, 3)
+    def teachers(self, scale: int) -> list[str]:
+        """Hashes of the teachers with centroids at a scale."""
+        return sorted(kind.rpartition("_")[2] for kind in self.kinds if kind.startswith(f"centroid_x{scale}_"))
 
-    def to(self, device: torch.device | str) -> "FlatImages":
-        """The same images on another device."""
-        return FlatImages(*(t.to(device) for t in (self.data, self.offsets, self.heights, self.widths)))
+    def file(self, kind: str, entry: Entry) -> Path:
+        """An array on disk."""
+        return self.path / kind / f"{entry.key}.npy"
 
+    def holding(self, scale: int, patch: int, notes: Notes) -> list[Entry]:
+        """The images that hold a patch of so many LR pixels; the others, and cropped ones, are noted.
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """Everything patches are cut from: HR and centroid of the same sizes, LR and centroid LR of those / scale."""
-
-    names: list[str]
-    hr: FlatImages
-    lr: FlatImages
-    scale: int
-    centroid: FlatImages | None = None
-    centroid_lr: FlatImages | None = None
-    notes: Notes = field(default_factory=Notes)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images lie."""
-        return self.lr.data.device
-
-    def to(self, device: torch.device | str) -> "TrainingSet":
-        """The same set on another device."""
-        return replace(
-            self,
-            hr=self.hr.to(device),
-            lr=self.lr.to(device),
-            centroid=None if self.centroid is None else self.centroid.to(device),
-            centroid_lr=None if self.centroid_lr is None else self.centroid_lr.to(device),
-        )
-
-
-def bicubic_lr(image: Image, scale: int) -> Image:
-    """The exact 8-bit LR (MATLAB's bicubic, mirrored border) of a whole image, its sides divisible by the scale.
-
-    Made in bands of rows: memory stays bounded for images of any size, and a band in the cache.
-    """
-    height, width = image.shape[0] // scale, image.shape[1] // scale
-    lr = np.empty((height, width, 3), dtype=np.uint8)
-    for start in range(0, height, _BAND):
-        stop = min(start + _BAND, height)
-        # No tap reaches further than REACH rows: the false borders of a band do not show in its own rows.
-        first, last = max(start - REACH, 0), min(stop + REACH, height)
-        band = torch.from_numpy(np.require(image[first * scale : last * scale], requirements=["C", "W"]))
-        down = bicubic_downsample(band.permute(2, 0, 1)[None], scale, rounding="matlab")[0].permute(1, 2, 0)
-        lr[start:stop] = down[start - first : stop - first].numpy()
-    return lr
-
-
-def load_training_set(
-    paths: Sequence[Path],
-    scale: int,
-    patch: int,
-    *,
-    lr_dir: Path | None = None,
-    strict: bool = False,
-    progress: Progress | None = None,
-) -> TrainingSet:
-    """Decode the training images and make their LR.
-
-    HR is cropped to a multiple of the scale. LR is the exact 8-bit bicubic of the whole image, or comes from `lr_dir`.
-    An image that holds no patch is left out. Both are noted.
-
-    Args:
-        paths: Folders of HR images or `.txt` lists (see `find_images`); an image named twice is taken once. Of a
-            folder with `HR` and `LR*` inside, the usual layout of published sets, only `HR` is read.
-        scale: 2, 3 or 4.
-        patch: Side of the patches, LR pixels.
-        lr_dir: The user's own LR images: NAME or NAMEx{scale} with any image extension, in it or in its X{scale}.
-        strict: Make converted and left-out images an error.
-        progress: Called with (done, total) after every image.
-
-    Raises:
-        UserError: Paths or images are missing or unreadable, LR does not fit HR, no image holds a patch, or, under
-            `strict`, an image was converted or left out.
-    """
-    files = unique(file for path in paths for file in find_images(hr_folder(Path(path))))
-    if not files:
-        raise UserError("no training images are named; give at least one folder")
-    lr_files = [None] * len(files) if lr_dir is None else pair_files(files, Path(lr_dir), scale)
-    loader = _Loader(scale, patch)
-    names: list[str] = []
-    hrs: list[Image] = []
-    lrs: list[Image] = []
-    with one_torch_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_LOADERS)) as pool:
-        for done, (file, pair) in enumerate(zip(files, pool.map(loader, files, lr_files), strict=True), start=1):
-            if pair is not None:
-                names.append(file.name)
-                hrs.append(pair[0])
-                lrs.append(pair[1])
-            if progress is not None:
-                progress(done, len(files))
-    if loader.misfits:
-        raise UserError(
-            f"{len(loader.misfits)} LR images in {lr_dir} do not have the size of their HR image / {scale}: "
-            f"{first_names(loader.misfits)}; remake them from these HR images, or leave the LR folder out"
-        )
-    if not names:
-        raise UserError(
-            f"none of the {len(files)} training images holds a patch of {patch * scale} x {patch * scale} pixels; "
-            "give larger images or a smaller data.patch"
-        )
-    if strict:
-        loader.notes.raise_if_any()
-    flat_hr, flat_lr = (FlatImages.from_arrays(images, consume=True) for images in (hrs, lrs))
-    return TrainingSet(names, flat_hr, flat_lr, scale, notes=loader.notes)
-
-
-def add_centroids(ts: TrainingSet, teacher: Callable[[Image], Image], progress: Progress | None = None) -> TrainingSet:
-    """The set with the teacher's SR of every whole LR image, and the exact 8-bit LR of that.
-
-    Whole images, in the image's own frame: a patch of the result has no seam at its edge, and a teacher need not
-    commute with flips.
-
-    Args:
-        ts: A set on the CPU.
-        teacher: `(h, w, 3)` uint8 -> `(scale h, scale w, 3)` uint8.
-        progress: Called with (done, total) after every image.
-
-    Raises:
-        UserError: The teacher is for another scale.
-    """
-    centroid = FlatImages.empty(ts.hr.heights.tolist(), ts.hr.widths.tolist())
-    centroid_lr = FlatImages.empty(ts.lr.heights.tolist(), ts.lr.widths.tolist())
-    for i in range(len(ts.names)):
-        lr = ts.lr.image(i)
-        sr = teacher(lr)
-        if sr.shape != centroid.image(i).shape:
+        Raises:
+            UserError: There is none, or no LR of that scale.
+        """
+        if lr_kind(scale) not in self.kinds:
+            raise UserError(f"{self.path} has no LR at x{scale}; run eco-fast prepare with --scale {scale}")
+        held = []
+        for entry in self.entries:
+            name, least = Path(entry.source).name, patch * scale
+            if min(entry.height // scale, entry.width // scale) < patch:
+                notes.add(f"images left out, smaller than a patch ({least} x {least})", name)
+                continue
+            if entry.height % scale or entry.width % scale:
+                notes.add(f"images cropped to a multiple of {scale}", name, tolerated=True)
+            held.append(entry)
+        if not held:
             raise UserError(
-                f"the teacher makes {_size(sr.shape)} of {_size(lr.shape)} pixels, which is not x{ts.scale}; "
-                f"name a teacher for x{ts.scale}"
+                f"none of the {len(self.entries)} training images holds a patch of {least} x {least} pixels; "
+                "give larger images or a smaller data.patch"
             )
-        centroid.image(i)[:] = sr
-        centroid_lr.image(i)[:] = bicubic_lr(sr, ts.scale)
-        if progress is not None:
-            progress(i + 1, len(ts.names))
-    return replace(ts, centroid=centroid, centroid_lr=centroid_lr)
+        return held
+
+    def training_set(
+        self,
+        scale: int,
+        patch: int,
+        *,
+        teacher: str | None = None,
+        strict: bool = False,
+        progress: Progress | None = None,
+    ) -> TrainingSet:
+        """Everything in memory, for the source `resident`; on the CPU.
+
+        Args:
+            scale: 2, 3 or 4.
+            patch: LR pixels.
+            teacher: Hash of the teacher whose centroids are wanted.
+            strict: Make converted and left-out images an error.
+            progress: Called with (done, total) images.
+
+        Raises:
+            UserError: Something of it is not in the store, or no image holds a patch.
+        """
+        notes = self.notes.copy()
+        entries = self.holding(scale, patch, notes)
+        if strict:
+            notes.raise_if_any()
+        kinds = [hr_kind(), lr_kind(scale)]
+        if teacher is not None:
+            kinds += [centroid_kind(scale, teacher), centroid_lr_kind(scale, teacher)]
+        done = 0
+
+        def load(kind: str) -> FlatImages:
+            nonlocal done
+            shapes = [entry.shape(kind) for entry in entries]
+            flat = FlatImages.empty([h for h, _, _ in shapes], [w for _, w, _ in shapes])
+            for i, entry in enumerate(entries):
+                flat.image(i)[:] = np.load(self.file(kind, entry))
+                done += 1
+                if progress is not None:
+                    progress(done, len(kinds) * len(entries))
+            return flat
+
+        hr, lr, *rest = [load(kind) for kind in kinds]
+        names = [Path(entry.source).name for entry in entries]
+        centroid, centroid_lr = rest or (None, None)
+        return TrainingSet(names, hr, lr, scale, centroid, centroid_lr, notes)
 
 
-class _Loader:
-    """Makes the pair of one image; called from several threads, since Pillow and PyTorch work outside the GIL."""
-
-    def __init__(self, scale: int, patch: int) -> None:
-        self.notes = Notes()
-        self.misfits: list[str] = []
-        self._scale, self._patch = scale, patch
-
-    def __call__(self, file: Path, lr_file: Path | None) -> tuple[Image, Image] | None:
-        """HR and LR, or None for an image that is left out."""
-        scale, least = self._scale, self._patch * self._scale
-        whole = read_image(file, self.notes)
-        hr = crop_to_multiple(whole, scale)
-        height, width = hr.shape[:2]
-        own = None if lr_file is None else read_image(lr_file, self.notes)
-        if own is not None and own.shape[:2] != (height // scale, width // scale):
-            expected = _size((height // scale, width // scale))
-            self.misfits.append(f"{file.name} ({_size(own.shape)} instead of {expected})")
-            return None
-        if min(height, width) < least:
-            self.notes.add(f"images left out, smaller than a patch ({least} x {least})", file.name)
-            return None
-        if hr.shape != whole.shape:
-            self.notes.add(f"images cropped to a multiple of {scale}", file.name, tolerated=True)
-        return hr, bicubic_lr(hr, scale) if own is None else own
+def sizes(entries: list[Entry]) -> tuple[Tensor, Tensor]:
+    """Heights and widths of HR, int64 `(N,)`."""
+    return torch.tensor([e.height for e in entries]), torch.tensor([e.width for e in entries])
 
 
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Images are the parallel unit here: PyTorch's own threads, one team per loader, would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def is_store(path: Path) -> bool:
+    """Whether a path is a prepared store, in whatever state."""
+    return (path / INDEX).is_file()
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """The index of a store.
+
+    Raises:
+        UserError: There is none, it is damaged, or of another format.
+    """
+    file = path / INDEX
+    if not file.is_file():
+        raise UserError(f"{path} is no prepared store, it has no {INDEX}; make one with eco-fast prepare")
     try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found = index["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({type(error).__name__}); run eco-fast prepare again") from error
+    if found != FORMAT:
+        raise UserError(f"{path} has format {found}, this version reads {FORMAT}; make it anew with eco-fast prepare")
+    return index
 
 
-def hr_folder(path: Path) -> Path:
-    """The folder of HR images that a path stands for: `HR` in it, in the usual layout of published sets."""
-    return path / "HR" if (path / "HR").is_dir() and any(path.glob("LR*")) else path
+def checksum(image: Image) -> int:
+    """Of an array's pixels."""
+    return zlib.crc32(np.ascontiguousarray(image).data)
 
 
-def unique(files: Iterator[Path]) -> list[Path]:
-    """Each file once, whatever its names, in order of first appearance."""
-    return list({file.resolve(): file for file in reversed(list(files))}.values())[::-1]
+def _check_sources(path: Path, inputs: list[Path], entries: tuple[Entry, ...], notes: Notes) -> None:
+    """Refuse a store whose images are not those of its folders any more."""
+    known = {entry.source: entry for entry in entries}
+    present: set[str] = set()
+    for folder in inputs:
+        if not folder.exists():  # the store was moved, or the images were removed to make room
+            notes.add("input folders are gone, the store is used as it is:", str(folder), tolerated=True)
+            listing = folder.suffix.lower() == ".txt"  # and where the images were that it listed is not known
+            present |= {source for source in known if listing or Path(source).is_relative_to(folder)}
+            continue
+        present |= {str(file.resolve()) for file in find_images(hr_folder(folder))}
+    changed = [name for name in sorted(present & known.keys()) if _has_changed(known[name])]
+    faults = {"new": present - known.keys(), "gone": known.keys() - present, "changed": set(changed)}
+    for word, names in faults.items():
+        if names:
+            raise UserError(
+                f"{path} is out of date: {len(names)} source images are {word}: {first_names(sorted(names))}; "
+                "run eco-fast prepare again"
+            )
 
 
-def pair_files(files: list[Path], lr_dir: Path, scale: int) -> list[Path | None]:
-    """The LR file of every HR file."""
-    folder = lr_dir / f"X{scale}" if (lr_dir / f"X{scale}").is_dir() else lr_dir
-    found = find_images(folder)
-    by_stem = {file.stem: file for file in found}
-    twice = [stem for side in (found, files) for stem, n in Counter(file.stem for file in side).items() if n > 1]
-    if twice:
-        raise UserError(f"LR images are paired by name, but {first_names(twice)} occur more than once; rename them")
-    pairs = {file: by_stem.get(f"{file.stem}x{scale}", by_stem.get(file.stem)) for file in files}
-    missing = [file.name for file, lr in pairs.items() if lr is None]
-    if missing:
-        raise UserError(
-            f"{len(missing)} training images have no LR image NAMEx{scale} or NAME in {folder}: "
-            f"{first_names(missing)}; add them, or leave the LR folder out"
-        )
-    return [lr for lr in pairs.values() if lr is not None]
+def _has_changed(entry: Entry) -> bool:
+    """Whether a source file is another one now; one that went with its folder is not."""
+    sources = [(entry.source, entry.size, entry.mtime_ns)]
+    if entry.own_lr is not None:
+        sources.append(entry.own_lr[1:])
+    for name, size, mtime_ns in sources:
+        try:
+            found = Path(name).stat()
+        except OSError:
+            if name != entry.source and Path(name).parent.is_dir():
+                return True
+            continue
+        if (found.st_size, found.st_mtime_ns) != (size, mtime_ns):
+            return True
+    return False
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]}"
+class ArrayCheck:
+    """Compares arrays on disk with their entries; may be called from several threads.
+
+    A file is read only if it changed since it was last found right, by size and time: `remember` keeps what was found.
+    """
+
+    def __init__(self, path: Path, *, recheck: bool = False) -> None:
+        """`recheck` reads every file, whatever was found before."""
+        self._path, self._before = path, _read_checked(path)
+        self._known = {} if recheck else self._before
+        self._right: dict[str, list[int]] = {}
+
+    def fault(self, entry: Entry, kind: str) -> str | None:
+        """What is wrong with an array, None if nothing is."""
+        name = f"{kind}/{entry.key}.npy"
+        try:
+            found = (self._path / name).stat()
+            stamp = [found.st_size, found.st_mtime_ns, entry.crc32[kind]]
+            if self._known.get(name) != stamp:
+                array = np.load(self._path / name, allow_pickle=False)
+                if array.shape != entry.shape(kind) or array.dtype != np.uint8 or checksum(array) != entry.crc32[kind]:
+                    return f"{name} is damaged"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except (OSError, ValueError, EOFError) as error:
+            return f"{name} is damaged ({' '.join(str(error).split()) or type(error).__name__})"
+        self._right[name] = stamp
+        return None
+
+    def remember(self) -> None:
+        """Keep what was found right, and forget all else: what a recheck found damaged must not be trusted again."""
+        if self._right == self._before:
+            return
+        try:
+            write_atomically(self._path / _CHECKED, json.dumps(self._right).encode())
+        except OSError:
+            return  # a store on a read-only disk is checked each time
+
+
+def _check_arrays(path: Path, entries: tuple[Entry, ...], recheck: bool, progress: Progress | None) -> None:
+    """Compare size and checksum of every array with the index."""
+    check = ArrayCheck(path, recheck=recheck)
+    work = [(entry, kind) for entry in entries for kind in sorted(entry.crc32)]
+    faults = []
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
+        for done, fault in enumerate(pool.map(lambda item: check.fault(*item), work), start=1):
+            if fault is not None:
+                faults.append(fault)
+            if progress is not None:
+                progress(done, len(work))
+    check.remember()
+    if faults:
+        raise UserError(f"{path}: {first_names(faults)}; run eco-fast prepare again, it makes what is wrong anew")
+
+
+def _read_checked(path: Path) -> dict[str, list[int]]:
+    try:
+        content = json.loads((path / _CHECKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

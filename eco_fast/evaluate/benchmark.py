@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_fast.data.images import crop_to_multiple, find_images, read_image
+from eco_fast.data.find import find_images
+from eco_fast.data.images import read_image
 from eco_fast.data.notes import Notes, first_names
-from eco_fast.data.store import bicubic_lr, one_torch_thread
+from eco_fast.data.pixels import bicubic_lr, crop_to_multiple, one_torch_thread
 from eco_fast.errors import UserError
 from eco_fast.evaluate.metrics import SSIM_WINDOW
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from eco_fast.data.batches import Needs, PlanOf, Source
+from eco_fast.data.source import Needs, PlanOf, Source
 from eco_fast.train.budget import Budget
 from eco_fast.train.online import OnlineTeacher
 from eco_fast.train.phases import Phases

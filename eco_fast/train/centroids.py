@@ -7,8 +7,8 @@ import numpy as np
 from torch import nn
 
 from eco_fast.config import TeacherConfig
-from eco_fast.data.images import crop_to_multiple
-from eco_fast.data.store import TrainingSet, add_centroids
+from eco_fast.data.flat import TrainingSet, add_centroids
+from eco_fast.data.pixels import crop_to_multiple
 from eco_fast.display import Display
 from eco_fast.eco.teacher import freeze
 from eco_fast.errors import UserError

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from eco_fast.config import Config
+from eco_fast.data.flat import TrainingSet
 from eco_fast.data.sampler import Sampler
-from eco_fast.data.store import TrainingSet
 from eco_fast.display import Display
 from eco_fast.eco.objective import uses_alpha
 from eco_fast.errors import Stopped, UserError

@@ -7,9 +7,9 @@ and oriented last, since neither a teacher nor the 8-bit bicubic commutes with a
 import torch
 from torch import Tensor, nn
 
+from eco_fast.data.flat import TrainingSet
 from eco_fast.data.patches import target_patches
 from eco_fast.data.sampler import Plan, window
-from eco_fast.data.store import TrainingSet
 from eco_fast.eco.objective import Blend
 from eco_fast.errors import UserError
 from eco_fast.train.compiled import Forward, compiled

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from eco_fast.config import Config
-from eco_fast.data.batches import Needs
+from eco_fast.data.source import Needs
 from eco_fast.eco.alpha import make_schedule
 from eco_fast.eco.objective import Blend, blend
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from eco_fast.config import Config
+from eco_fast.data.flat import TrainingSet
 from eco_fast.data.patches import input_patches, target_patches
 from eco_fast.data.sampler import Plan
-from eco_fast.data.store import TrainingSet
 from eco_fast.eco.objective import Blend
 from eco_fast.errors import UserError
 from eco_fast.train.budget import Budget

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from eco_fast.config import Config
-from eco_fast.data.batches import NeedsOf, PlanOf, Source
 from eco_fast.data.dali import has_dali, load_dali
 from eco_fast.data.decode import Decoder
 from eco_fast.data.files import Files, ImageFiles
-from eco_fast.data.images import find_images, image_size
+from eco_fast.data.find import find_images, hr_folder, pair_files, unique
+from eco_fast.data.flat import TrainingSet, load_training_set
+from eco_fast.data.images import image_size
+from eco_fast.data.make_store import Teacher, prepare
 from eco_fast.data.memory import choose_source, free_memory, resident_bytes
 from eco_fast.data.notes import Notes
 from eco_fast.data.packed import Packed, PackedFiles
-from eco_fast.data.prepare import Teacher, prepare
-from eco_fast.data.prepared import (
+from eco_fast.data.source import NeedsOf, PlanOf, Resident, Source
+from eco_fast.data.store import (
     Entry,
     PreparedStore,
     centroid_kind,
@@ -29,8 +31,6 @@ from eco_fast.data.prepared import (
     lr_kind,
     sizes,
 )
-from eco_fast.data.resident import Resident
-from eco_fast.data.store import TrainingSet, hr_folder, load_training_set, pair_files, unique
 from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.evaluate.inference import super_resolve

@@ -6,7 +6,7 @@ import pytest
 
 from eco_fast.cli import main
 from eco_fast.config import load_config, recipe_names
-from eco_fast.data.prepare import prepare
+from eco_fast.data.make_store import prepare
 
 PAPER = [f"{network}-x{scale}" for network in ("edsr", "edsr-baseline", "rcan") for scale in (2, 3, 4)]
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eco_fast.data.images import crop_to_multiple, find_images, image_size, read_image
+from eco_fast.data.find import find_images
+from eco_fast.data.images import image_size, read_image
 from eco_fast.data.notes import Notes
+from eco_fast.data.pixels import crop_to_multiple
 from eco_fast.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from eco_fast.data.flat import FlatImages, TrainingSet, add_centroids
 from eco_fast.data.patches import input_patches, target_patches
+from eco_fast.data.pixels import bicubic_lr
 from eco_fast.data.sampler import Plan, Sampler
-from eco_fast.data.store import FlatImages, TrainingSet, add_centroids, bicubic_lr
 
 PATCH = 8
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eco_fast.data import prepare as prepare_module
+from eco_fast.data import make_store as prepare_module
 from eco_fast.data.decode import Decoded, Decoder
+from eco_fast.data.make_store import Teacher, prepare
 from eco_fast.data.notes import Notes
-from eco_fast.data.prepare import Teacher, prepare
-from eco_fast.data.prepared import PreparedStore, is_store
-from eco_fast.data.store import bicubic_lr
+from eco_fast.data.pixels import bicubic_lr
+from eco_fast.data.store import PreparedStore, is_store
 from eco_fast.errors import UserError
 from tests.conftest import make_image
 
@@ -95,7 +95,7 @@ def test_training_set(photos: Path, tmp_path: Path) -> None:
 def test_lr_in_bands_is_the_lr_of_the_whole_image(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     image = make_image(96, 60, 3)
     whole = {scale: bicubic_lr(image, scale) for scale in (2, 3, 4)}
-    monkeypatch.setattr("eco_fast.data.store._BAND", rows)
+    monkeypatch.setattr("eco_fast.data.pixels._BAND", rows)
     assert all(np.array_equal(bicubic_lr(image, scale), lr) for scale, lr in whole.items())
 
 
@@ -103,7 +103,7 @@ _KILLS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 from eco_fast.data.decode import Decoder
-from eco_fast.data.prepare import Teacher, prepare
+from eco_fast.data.make_store import Teacher, prepare
 
 Decoder()  # imports what it needs, which would take most of the time otherwise
 photos, root, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -408,7 +408,7 @@ def test_a_full_disk_is_named_and_what_was_written_stays(photos: Path, tmp_path:
     """A limit on the size of files stands for the disk."""
     Image.fromarray(make_image(300, 300, 1)).save(photos / "zlarge.png")
     code = (
-        "import resource, signal, sys; from pathlib import Path; from eco_fast.data.prepare import prepare\n"
+        "import resource, signal, sys; from pathlib import Path; from eco_fast.data.make_store import prepare\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "from eco_fast.errors import UserError\n"

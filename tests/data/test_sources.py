@@ -13,15 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eco_fast.data.batches import Needs, NeedsOf, PatchBatch, PlanOf, Source
 from eco_fast.data.files import Files, ImageFiles, visits
-from eco_fast.data.images import crop_to_multiple
+from eco_fast.data.flat import FlatImages, TrainingSet
 from eco_fast.data.memory import choose_source, free_memory, resident_bytes
 from eco_fast.data.packed import Packed, PackedFiles
 from eco_fast.data.patches import target_patches
-from eco_fast.data.resident import Resident
+from eco_fast.data.pixels import bicubic_lr, crop_to_multiple
 from eco_fast.data.sampler import Plan, Sampler
-from eco_fast.data.store import FlatImages, TrainingSet, bicubic_lr
+from eco_fast.data.source import Needs, NeedsOf, PatchBatch, PlanOf, Resident, Source
 from eco_fast.eco.objective import Blend, blend
 from eco_fast.errors import UserError
 from eco_fast.train.step import make_batch

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eco_fast.config import Config, parse_config
-from eco_fast.data.resident import Resident
 from eco_fast.data.sampler import Sampler
+from eco_fast.data.source import Resident
 from eco_fast.eco.teacher import freeze
 from eco_fast.models import build
 from eco_fast.train.batch_maker import BatchMaker

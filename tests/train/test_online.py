@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eco_fast.data.flat import FlatImages, TrainingSet, add_centroids
 from eco_fast.data.patches import input_patches, target_patches
+from eco_fast.data.pixels import bicubic_lr
 from eco_fast.data.sampler import Plan, Sampler
-from eco_fast.data.store import FlatImages, TrainingSet, add_centroids, bicubic_lr
 from eco_fast.eco.objective import blend
 from eco_fast.eco.teacher import freeze
 from eco_fast.errors import UserError

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eco_fast.config import Config, parse_config
-from eco_fast.data.resident import Resident
 from eco_fast.data.sampler import Sampler
+from eco_fast.data.source import Resident
 from eco_fast.eco.objective import MODES
 from eco_fast.eco.teacher import freeze
 from eco_fast.train.batch_maker import BatchMaker

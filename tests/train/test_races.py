@@ -8,9 +8,9 @@ import torch
 from rich.console import Console
 
 from eco_fast.config import parse_config
+from eco_fast.data.flat import FlatImages, TrainingSet
 from eco_fast.data.notes import Notes
-from eco_fast.data.resident import Resident
-from eco_fast.data.store import FlatImages, TrainingSet
+from eco_fast.data.source import Resident
 from eco_fast.display import Display
 from eco_fast.models import build
 from eco_fast.train import lane as lane_module

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from eco_fast.config import Config, OptimConfig, parse_config
+from eco_fast.data.flat import FlatImages, TrainingSet
+from eco_fast.data.pixels import bicubic_lr
 from eco_fast.data.sampler import Plan, Sampler
-from eco_fast.data.store import FlatImages, TrainingSet, bicubic_lr
 from eco_fast.eco.objective import MODES, blend
 from eco_fast.errors import UserError
 from eco_fast.models import build

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from eco_fast.cli import main
 from eco_fast.config import load_config
-from eco_fast.data.prepare import prepare
+from eco_fast.data.make_store import prepare
 from eco_fast.display import Display
 from eco_fast.train import training_images
 from eco_fast.train.environment import resolve

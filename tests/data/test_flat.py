@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from eco_fast.data.store import FlatImages, add_centroids, bicubic_lr, load_training_set
+from eco_fast.data.flat import FlatImages, add_centroids, load_training_set
+from eco_fast.data.pixels import bicubic_lr
 from eco_fast.errors import UserError
 from eco_kernels import bicubic_downsample
 

@@ -1,4 +1,4 @@
-"""Making and updating a prepared store (see `prepared`).
+"""Making and updating a prepared store (see `store`).
 
 Arrays are written under temporary names and renamed; an image that is complete gets a line in a journal, which becomes
 the index at the end. So a killed run leaves a store that the next run finishes, to the same bytes as one made in one
@@ -23,9 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eco_fast.data.decode import Decoder
-from eco_fast.data.images import crop_to_multiple, find_images, image_size
+from eco_fast.data.find import find_images, hr_folder, pair_files, unique
+from eco_fast.data.images import image_size
 from eco_fast.data.notes import Notes
-from eco_fast.data.prepared import (
+from eco_fast.data.pixels import Image, bicubic_lr, crop_to_multiple, one_torch_thread
+from eco_fast.data.store import (
     FORMAT,
     INDEX,
     ArrayCheck,
@@ -38,7 +40,6 @@ from eco_fast.data.prepared import (
     lr_kind,
     read_index,
 )
-from eco_fast.data.store import Image, bicubic_lr, hr_folder, one_torch_thread, pair_files, unique
 from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
 

@@ -1,13 +1,14 @@
-"""What a source hands to the training step: the patches of one batch, as a small training set with its plan."""
+"""Where patches come from: what every source does, the resident one, and what the others share."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from eco_fast.data.flat import FlatImages, TrainingSet
 from eco_fast.data.sampler import Plan
-from eco_fast.data.store import FlatImages, TrainingSet
 
 
 class Needs(NamedTuple):
@@ -44,6 +45,25 @@ class Source(Protocol):
     def close(self) -> None:
         """Stop its threads; nothing can be fetched afterwards."""
         ...
+
+
+class Resident:
+    """The source `resident`: all images lie on the device. Nothing is copied or waited for in a step."""
+
+    def __init__(self, images: TrainingSet, plan: PlanOf) -> None:
+        """`images` on the device that trains."""
+        self.images, self._plan = images, plan
+
+    def fetch(self, step: int) -> tuple[TrainingSet, Plan]:
+        """See `Source`."""
+        return self.images, self._plan(step)
+
+    def free_centroids(self) -> None:
+        """Let go of what only the teacher's part of training reads."""
+        self.images = replace(self.images, centroid=None, centroid_lr=None)
+
+    def close(self) -> None:
+        """See `Source`."""
 
 
 class PatchBatch:
