@@ -17,8 +17,8 @@ from eco_fast.data.dali import load_dali
 from eco_fast.errors import UserError
 from eco_fast.proof.outcome import Evidence, NotRun
 from eco_fast.proof.stage import Stage
-from eco_fast.train.compiled import missing_tool
 from eco_fast.train.lane import streams_of
+from eco_fast.train.machine import missing_tool
 from eco_kernels.dispatch import implementation
 
 ECO = {"mode": "eco", "alpha__schedule": "constant", "alpha__value": 0.5, "teacher__file": "given"}

@@ -34,8 +34,8 @@ from eco_fast.data.sampler import Plan, Sampler
 from eco_fast.data.source import Needs, Resident, Source
 from eco_fast.eco.objective import blend
 from eco_fast.models import build
-from eco_fast.train.environment import configure, device_type, resolve
 from eco_fast.train.lane import streams_of
+from eco_fast.train.machine import configure, device_type, resolve
 from eco_fast.train.step import StudentStep, make_batch
 
 SCALE, PATCH, BATCH, COPIES = 4, 48, 16, 16

@@ -15,7 +15,7 @@ from plain import PlainTrainer
 from rows import Record
 from steps import CASES, Bench, Steps, in_turns, smooth_images
 
-from eco_fast.train.compiled import missing_tool
+from eco_fast.train.machine import missing_tool
 
 
 @pytest.fixture(params=CASES)

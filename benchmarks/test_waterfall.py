@@ -18,8 +18,8 @@ from step_contest import ECO, switches
 from steps import CASES, WIDTHS, Bench, Steps, in_turns, smooth_images
 
 from eco_fast.models import build
-from eco_fast.train.environment import configure
 from eco_fast.train.lane import streams_of
+from eco_fast.train.machine import configure
 
 TRAINED = {"edsr-tiny": 40, "edsr-baseline": 40 if torch.cuda.is_available() else 4}  # steps of the second pass
 LAST = 4  # the final loss is over the last quarter of them

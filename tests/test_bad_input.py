@@ -208,14 +208,14 @@ def test_loss_that_is_not_finite_keeps_the_last_checkpoint(refused, photos: Path
 
 
 def test_full_disk_keeps_older_checkpoints(refused, photos: Path, tmp_path: Path, monkeypatch) -> None:
-    from eco_fast.train import checkpoint
+    from eco_fast.train import run_folder
 
     def full(path: Path, *_: object) -> None:
         if "00000002" in str(path):
             raise OSError(28, "No space left on device")
         save_weights(path, *_)
 
-    monkeypatch.setattr(checkpoint, "save_weights", full)
+    monkeypatch.setattr(run_folder, "save_weights", full)
     message = refused(*_train(tmp_path / "run", "--train", photos, "--set", "run.checkpoint_every=1"))
     assert "No space left" in message and "--resume" in message
     kept = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]

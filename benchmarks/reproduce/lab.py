@@ -21,9 +21,8 @@ from eco_fast.data.find import find_images
 from eco_fast.data.make_store import prepare
 from eco_fast.display import Display
 from eco_fast.errors import UserError
-from eco_fast.train.centroids import load_teacher
-from eco_fast.train.checkpoint import Checkpoints
-from eco_fast.train.training_images import store_teacher
+from eco_fast.train.run_folder import Checkpoints
+from eco_fast.train.teacher import load_teacher, store_teacher
 
 RECIPE = Path(__file__).parent / "student.toml"
 SEEDS = (0, 1, 2)

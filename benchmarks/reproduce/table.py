@@ -14,7 +14,7 @@ from eco_fast.data.notes import Notes
 from eco_fast.evaluate.benchmark import load_benchmark
 from eco_fast.evaluate.run import evaluate
 from eco_fast.models.weights import load_network
-from eco_fast.train.centroids import load_teacher
+from eco_fast.train.teacher import load_teacher
 
 STEPS = 12_000
 SETS = {"Set5": Path("Set5"), "Kodak24": Path("Kodak24/HR")}

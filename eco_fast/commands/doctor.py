@@ -18,8 +18,7 @@ from eco_fast.console import plain_console
 from eco_fast.data.dali import load_dali
 from eco_fast.data.memory import free_memory
 from eco_fast.errors import UserError
-from eco_fast.train.compiled import missing_tool
-from eco_fast.train.environment import device_type, has_fast_bf16
+from eco_fast.train.machine import device_type, has_fast_bf16, missing_tool
 from eco_kernels.dispatch import implementation
 
 _PACKAGES = ("torch", "triton", "nvidia-dali-cuda130", "numpy", "pillow", "pydantic", "safetensors", "matplotlib")

@@ -10,10 +10,9 @@ from eco_fast.commands.contact_sheet import save_contact_sheet
 from eco_fast.data.make_store import Teacher, prepare
 from eco_fast.data.store import PreparedStore
 from eco_fast.display import Display
-from eco_fast.eco.teacher import freeze
 from eco_fast.errors import UserError
 from eco_fast.models.weights import load_network
-from eco_fast.train.training_images import store_teacher
+from eco_fast.train.teacher import freeze, store_teacher
 
 
 def prepare_store(

@@ -35,8 +35,8 @@ from eco_fast.config import load_config
 from eco_fast.display import Display
 from eco_fast.proof import kernels
 from eco_fast.proof.warm_kernels import settle_keys
-from eco_fast.train.environment import resolve
 from eco_fast.train.loop import Loop
+from eco_fast.train.machine import resolve
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.start import load_inputs
 from eco_fast.train.step import StudentStep

@@ -17,7 +17,7 @@ from eco_fast.proof.outcome import Outcome
 from eco_fast.proof.report import has_gpu, summary, write_report
 from eco_fast.proof.supervisor import COMMAND, Supervisor
 from eco_fast.proof.table import SCRATCH, Check, choose
-from eco_fast.train.clock import stop_signal
+from eco_fast.stop import stop_signal
 
 _SWITCHES = ("ECO_KERNELS", "TRITON_INTERPRET", "TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE")
 REPORT_SECONDS = 8.0  # kept back for the report and its plots

@@ -19,18 +19,17 @@ from torch import Tensor, nn
 
 from eco_fast.config import Config, load_config
 from eco_fast.display import Display
-from eco_fast.eco.teacher import freeze
 from eco_fast.errors import UserError
 from eco_fast.models import build
 from eco_fast.proof.outcome import Evidence, NotRun, together
 from eco_fast.proof.stage import Stage
-from eco_fast.train.compiled import missing_tool
-from eco_fast.train.environment import configure, resolve
 from eco_fast.train.graph import GraphedStep
 from eco_fast.train.loop import Loop
+from eco_fast.train.machine import configure, missing_tool, resolve
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.start import load_inputs
 from eco_fast.train.step import StudentStep
+from eco_fast.train.teacher import freeze
 from eco_kernels.dispatch import implementation
 
 STEPS = 50  # through all three phases of alpha

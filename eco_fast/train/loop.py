@@ -16,22 +16,20 @@ from eco_fast.errors import Stopped, UserError
 from eco_fast.evaluate.benchmark import Pair
 from eco_fast.evaluate.run import evaluate
 from eco_fast.models.weights import identity
-from eco_fast.train.batch_maker import BatchMaker
-from eco_fast.train.budget import memory_mb, peak_flops, training_flops
-from eco_fast.train.checkpoint import Progress
-from eco_fast.train.clock import Clock, stop_signal
-from eco_fast.train.environment import describe
+from eco_fast.stop import stop_signal
+from eco_fast.train.batches import BatchMaker, Phases
 from eco_fast.train.graph import GraphedStep
 from eco_fast.train.guard import CollapseGuard
+from eco_fast.train.images import TrainingImages, patches_per_image
 from eco_fast.train.lane import Lane, streams_of
+from eco_fast.train.log import Curves
+from eco_fast.train.machine import describe
 from eco_fast.train.online import OnlineTeacher
 from eco_fast.train.optim import learning_rate
-from eco_fast.train.phases import Phases
 from eco_fast.train.precision import AUTOCAST
-from eco_fast.train.run_folder import RunFolder
+from eco_fast.train.run_folder import Progress, RunFolder
+from eco_fast.train.speed import Clock, memory_mb, peak_flops, training_flops
 from eco_fast.train.step import StudentStep
-from eco_fast.train.tensorboard import Curves
-from eco_fast.train.training_images import TrainingImages, patches_per_image
 
 _AGREE_EVERY = 10  # steps between two questions to the other processes whether one of them was told to stop
 

@@ -12,7 +12,7 @@ from eco_fast.data.patches import target_patches
 from eco_fast.data.sampler import Plan, window
 from eco_fast.eco.objective import Blend
 from eco_fast.errors import UserError
-from eco_fast.train.compiled import Forward, compiled
+from eco_fast.train.machine import Forward, compiled
 from eco_fast.train.step import Batch
 from eco_kernels import downsample_mix, gather_patches
 

@@ -11,20 +11,17 @@ from eco_fast.console import plain_console
 from eco_fast.data.notes import Notes
 from eco_fast.display import Display
 from eco_fast.eco.objective import needs_teacher
-from eco_fast.eco.teacher import refuse_shared_storage
 from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import load_benchmark
 from eco_fast.models import build
 from eco_fast.models.weights import load_matching
-from eco_fast.train.centroids import load_teacher
-from eco_fast.train.checkpoint import Progress
-from eco_fast.train.compiled import why_off
-from eco_fast.train.environment import configure, describe, device_type, resolve
 from eco_fast.train.graph import why_not
+from eco_fast.train.images import load_images
 from eco_fast.train.loop import Inputs, Loop, Result
-from eco_fast.train.run_folder import RunFolder
+from eco_fast.train.machine import configure, describe, device_type, resolve, why_off
+from eco_fast.train.run_folder import Progress, RunFolder
 from eco_fast.train.step import StudentStep
-from eco_fast.train.training_images import load_images
+from eco_fast.train.teacher import load_teacher, refuse_shared_storage
 from eco_fast.train.world import World, join_world, leave_world
 
 

@@ -13,11 +13,11 @@ from eco_fast.data.patches import input_patches, target_patches
 from eco_fast.data.sampler import Plan
 from eco_fast.eco.objective import Blend
 from eco_fast.errors import UserError
-from eco_fast.train.budget import Budget
-from eco_fast.train.compiled import compiled
 from eco_fast.train.guard import SkipRule
+from eco_fast.train.machine import compiled
 from eco_fast.train.optim import Ema, clip_gradients, ema_share, learning_rate, make_optimizer, takes_device_scalars
 from eco_fast.train.precision import LossScale, autocast
+from eco_fast.train.speed import Budget
 from eco_fast.train.world import World
 from eco_kernels import eco_l1_with_grad
 

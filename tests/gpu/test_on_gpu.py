@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eco_fast.config import RunConfig, load_config
-from eco_fast.eco.teacher import freeze
 from eco_fast.models import build
 from eco_fast.proof import kernels
 from eco_fast.proof.training import SIMILAR, Training, loops_on, relative_distance, watch
 from eco_fast.train import start
-from eco_fast.train.environment import configure
+from eco_fast.train.machine import configure
+from eco_fast.train.teacher import freeze
 from eco_kernels.dispatch import implementation
 from tests.train.test_switches import OPTIONS, flags
 

@@ -3,8 +3,8 @@
 import pytest
 
 from eco_fast.errors import UserError
-from eco_fast.train import compiled
-from eco_fast.train.compiled import resolve_compile, why_off
+from eco_fast.train import machine as compiled
+from eco_fast.train.machine import resolve_compile, why_off
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from eco_fast.config import Config, parse_config
 from eco_fast.data.sampler import Sampler
 from eco_fast.data.source import Resident
-from eco_fast.eco.teacher import freeze
 from eco_fast.models import build
-from eco_fast.train.batch_maker import BatchMaker
+from eco_fast.train.batches import BatchMaker, Phases
 from eco_fast.train.lane import Lane
 from eco_fast.train.online import OnlineTeacher
-from eco_fast.train.phases import Phases
 from eco_fast.train.step import Batch, StudentStep
+from eco_fast.train.teacher import freeze
 from tests.train.test_online import cached, training_set
 
 ASKS = ("item", "nonzero", "is_nonzero", "_local_scalar_dense", "masked_select", "unique", "equal")

@@ -12,11 +12,11 @@ from eco_fast.data.patches import input_patches, target_patches
 from eco_fast.data.pixels import bicubic_lr
 from eco_fast.data.sampler import Plan, Sampler
 from eco_fast.eco.objective import blend
-from eco_fast.eco.teacher import freeze
 from eco_fast.errors import UserError
 from eco_fast.evaluate.inference import super_resolve
 from eco_fast.models import build
 from eco_fast.train.online import OnlineTeacher, cut
+from eco_fast.train.teacher import freeze
 from eco_kernels import reference
 from tests.conftest import make_image
 

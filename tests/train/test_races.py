@@ -14,10 +14,10 @@ from eco_fast.data.source import Resident
 from eco_fast.display import Display
 from eco_fast.models import build
 from eco_fast.train import lane as lane_module
+from eco_fast.train.images import TrainingImages
 from eco_fast.train.loop import Inputs, Loop
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.step import StudentStep
-from eco_fast.train.training_images import TrainingImages
 from tests.train.race_checker import MAIN, RaceChecker, Streams
 from tests.train.test_online import cached, training_set
 

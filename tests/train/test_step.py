@@ -13,7 +13,7 @@ from eco_fast.data.sampler import Plan, Sampler
 from eco_fast.eco.objective import MODES, blend
 from eco_fast.errors import UserError
 from eco_fast.models import build
-from eco_fast.train.environment import resolve
+from eco_fast.train.machine import resolve
 from eco_fast.train.optim import Ema, ema_share, learning_rate, make_optimizer
 from eco_fast.train.step import Batch, StudentStep, make_batch
 from eco_kernels import eco_l1_with_grad

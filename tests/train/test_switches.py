@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 from eco_fast.config import load_config
 from eco_fast.models import build
 from eco_fast.models.weights import identity, save_weights
-from eco_fast.train.compiled import missing_tool
+from eco_fast.train.machine import missing_tool
 from eco_fast.train.start import train
 
 OPTIONS = {"blocks": 1, "channels": 8}

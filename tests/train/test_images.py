@@ -12,21 +12,21 @@ from eco_fast.cli import main
 from eco_fast.config import load_config
 from eco_fast.data.make_store import prepare
 from eco_fast.display import Display
-from eco_fast.train import training_images
-from eco_fast.train.environment import resolve
-from eco_fast.train.training_images import load_images
+from eco_fast.train import images as module
+from eco_fast.train.images import load_images
+from eco_fast.train.machine import resolve
 
 
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """All four images of `photos` are more than fits beside training."""
-    monkeypatch.setattr(training_images, "free_memory", lambda device: (2 << 30) + 50_000)
+    monkeypatch.setattr(module, "free_memory", lambda device: (2 << 30) + 50_000)
 
 
 @pytest.fixture
 def no_dali(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in [name for name in sys.modules if name.startswith("nvidia.dali")]:
-        monkeypatch.delitem(sys.modules, module)
+    for name in [loaded for loaded in sys.modules if loaded.startswith("nvidia.dali")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
 
 
@@ -57,7 +57,7 @@ def test_images_that_do_not_fit_need_dali(
 ) -> None:
     """Found in the headers of image files, or in a store."""
     prepare([photos], [2], tmp_path / "store")
-    monkeypatch.setattr(training_images, "prepare", refuse)
+    monkeypatch.setattr(module, "prepare", refuse)
     for images in (photos, tmp_path / "store"):
         error = error_of_training(images, tmp_path / "run", capsys)
         assert re.search(SIZES, error)
@@ -70,7 +70,7 @@ def test_images_that_do_not_fit_need_dali(
 def test_packed_is_refused_before_images_are_prepared(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_images, "prepare", refuse)
+    monkeypatch.setattr(module, "prepare", refuse)
     error = error_of_training(photos, tmp_path / "run", capsys, "data.source=packed")
     assert "data.source=packed needs NVIDIA DALI" in error
 
@@ -85,7 +85,7 @@ def is_resident(images: Path, **settings: object) -> bool:
 def test_without_dali_what_fits_is_resident(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that hold no patch take no room."""
     assert is_resident(photos)
-    monkeypatch.setattr(training_images, "free_memory", lambda device: (2 << 30) + 100_000)
+    monkeypatch.setattr(module, "free_memory", lambda device: (2 << 30) + 100_000)
     Image.new("RGB", (12, 9000)).save(photos / "narrow.png")
     assert is_resident(photos)
 
@@ -98,5 +98,5 @@ def test_without_dali_resident_can_be_insisted_on(photos: Path, no_dali: None) -
 @pytest.mark.usefixtures("dali", "little_memory")
 def test_with_dali_what_does_not_fit_is_packed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no header is looked at before."""
-    monkeypatch.setattr(training_images, "sizes_in_headers", refuse)
+    monkeypatch.setattr(module, "sizes_in_headers", refuse)
     assert not is_resident(photos)

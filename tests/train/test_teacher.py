@@ -5,8 +5,8 @@ import copy
 import pytest
 from torch import nn
 
-from eco_fast.eco.teacher import freeze, refuse_shared_storage
 from eco_fast.errors import UserError
+from eco_fast.train.teacher import freeze, refuse_shared_storage
 
 
 def test_the_student_itself_is_refused() -> None:

@@ -33,8 +33,7 @@ from eco_fast.data.store import (
 )
 from eco_fast.display import Display
 from eco_fast.errors import UserError
-from eco_fast.evaluate.inference import super_resolve
-from eco_fast.train.centroids import warn_of_a_weak_teacher, with_centroids
+from eco_fast.train.teacher import store_teacher, warn_of_a_weak_teacher, with_centroids
 
 
 @dataclass(frozen=True)
@@ -77,24 +76,6 @@ def load_images(config: Config, teacher: nn.Module | None, display: Display) -> 
     if data.strict:
         images.notes.raise_if_any()
     return images
-
-
-def teacher_identity(network: nn.Module, precision: str) -> str:
-    """A short hash of what decides a teacher's centroids: its kind, weights and precision."""
-    digest = blake2b(f"{type(network).__qualname__} {precision}".encode(), digest_size=6)
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def store_teacher(network: nn.Module, scale: int, precision: str, device: str) -> Teacher:
-    """A network as `prepare` takes it."""
-    return Teacher(
-        scale,
-        teacher_identity(network, precision),
-        lambda lr: super_resolve(network, lr, precision=precision, device=device),
-    )
 
 
 def cache_folder(config: Config) -> Path:

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, and how much of the device's arithmetic it uses."""
+"""How fast a run is, where the time of a step goes, and how much of the device's arithmetic it uses."""
 
 import time
 from collections.abc import Iterator
@@ -94,3 +94,34 @@ def memory_mb(device_type: str) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM:")), None)
+
+
+class Clock:
+    """Time spent on steps: pauses for validation and checkpoints are not counted."""
+
+    def __init__(self, first_step: int) -> None:
+        self._started = time.perf_counter()
+        self._paused = 0.0
+        self._last_time, self._last_step = 0.0, first_step
+
+    def seconds(self) -> float:
+        """Seconds since the start, without the pauses."""
+        return time.perf_counter() - self._started - self._paused
+
+    def lap(self, step: int) -> float:
+        """Steps per second since the last lap."""
+        now = self.seconds()
+        rate = (step - self._last_step) / (now - self._last_time)
+        self._last_time, self._last_step = now, step
+        return rate
+
+    def rate(self, steps: int) -> float:
+        """Steps per second over the whole call."""
+        return steps / self.seconds() if steps else 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time inside out of the count."""
+        started = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - started

@@ -13,12 +13,11 @@ from eco_fast.config import Config, parse_config
 from eco_fast.data.sampler import Sampler
 from eco_fast.data.source import Resident
 from eco_fast.eco.objective import MODES
-from eco_fast.eco.teacher import freeze
-from eco_fast.train.batch_maker import BatchMaker
+from eco_fast.train.batches import BatchMaker, Phases
 from eco_fast.train.lane import Lane
 from eco_fast.train.online import OnlineTeacher
-from eco_fast.train.phases import Phases
 from eco_fast.train.start import train
+from eco_fast.train.teacher import freeze
 from tests.train.test_online import Nearest, cached, training_set
 
 STEPS = 100

@@ -1,16 +1,18 @@
-"""The cached teacher: its 8-bit SR of every whole training image, made once before training."""
+"""The frozen teacher: loaded, judged, kept apart from the student, and known by its weights."""
 
 import statistics
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from eco_fast.config import TeacherConfig
 from eco_fast.data.flat import TrainingSet, add_centroids
+from eco_fast.data.make_store import Teacher
 from eco_fast.data.pixels import crop_to_multiple
 from eco_fast.display import Display
-from eco_fast.eco.teacher import freeze
 from eco_fast.errors import UserError
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import super_resolve
@@ -29,6 +31,47 @@ def load_teacher(config: TeacherConfig, scale: int) -> nn.Module:
     if config.file is None:
         raise UserError("this mode needs a teacher; name its weights with --teacher FILE, or train with --mode vanilla")
     return freeze(load_network(Path(config.file), name=config.name, scale=scale))
+
+
+def freeze(teacher: nn.Module) -> nn.Module:
+    """Put a teacher into evaluation mode without gradients, in place, and return it."""
+    return teacher.eval().requires_grad_(False)
+
+
+def refuse_shared_storage(teacher: nn.Module, *others: nn.Module) -> None:
+    """Refuse a teacher that shares memory with the student or its EMA.
+
+    A teacher that is the student, its average, or trained beside it chases its own output (Lee & Heo 2024).
+
+    Raises:
+        UserError: A parameter or buffer of the teacher lies in the same storage as one of `others`.
+    """
+    ours = {_storage(tensor): name for name, tensor in teacher.state_dict(keep_vars=True).items() if tensor.numel()}
+    for other in others:
+        for name, tensor in other.state_dict(keep_vars=True).items():
+            if tensor.numel() and _storage(tensor) in ours:
+                raise UserError(
+                    f"the teacher shares the memory of {ours[_storage(tensor)]} with the student's {name}; "
+                    "load the teacher as a network of its own from trained weights"
+                )
+
+
+def teacher_identity(network: nn.Module, precision: str) -> str:
+    """A short hash of what decides a teacher's centroids: its kind, weights and precision."""
+    digest = blake2b(f"{type(network).__qualname__} {precision}".encode(), digest_size=6)
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def store_teacher(network: nn.Module, scale: int, precision: str, device: str) -> Teacher:
+    """A network as `prepare` takes it."""
+    return Teacher(
+        scale,
+        teacher_identity(network, precision),
+        lambda lr: super_resolve(network, lr, precision=precision, device=device),
+    )
 
 
 def with_centroids(
@@ -68,3 +111,7 @@ def teacher_margin(images: TrainingSet) -> tuple[float, float]:
         ours.append(psnr_y(images.centroid.image(i), hr, images.scale))
         bicubic.append(psnr_y(bicubic_upsample(images.lr.image(i), images.scale), hr, images.scale))
     return statistics.fmean(ours), statistics.fmean(bicubic)
+
+
+def _storage(tensor: object) -> int:
+    return tensor.untyped_storage().data_ptr()  # type: ignore[attr-defined]

@@ -1,0 +1,131 @@
+"""What a run computes on: device, precision, threads and compiler, resolved once and recorded with the run."""
+
+import os
+import platform
+import shutil
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import eco_fast
+from eco_fast.config import Config, RunConfig
+from eco_fast.errors import UserError
+from eco_fast.train.world import World
+
+Forward = Callable[[Tensor], Tensor]
+
+# CUDA graphs are captured by the run itself: those of the compiler share memory between networks that run side by side.
+_MODES = {"default": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+
+PAYS_ON_CPU = frozenset({("edsr-baseline", "bf16")})
+"""Networks and precisions that a compiled step trains faster on the CPU, as benchmarks/test_step.py measures it."""
+
+
+def resolve(config: Config, previous: Config | None = None) -> Config:
+    """Replace `auto` device, precision and compilation and 0 threads by what will be used.
+
+    A resumed run takes what its first part used (`previous`), so that the same bits come out.
+
+    Raises:
+        UserError: CUDA or a compiler is asked for and there is none.
+    """
+    run, before = config.run, previous.run if previous else None
+    device: Any = run.device
+    if device == "auto":
+        device = before.device if before else device_type(device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("run.device is cuda but PyTorch sees no CUDA device; use --set run.device=cpu")
+    precision: Any = run.precision
+    if precision == "auto":
+        precision = before.precision if before else ("bf16" if has_fast_bf16(device) else "fp32")
+    threads = run.threads or (before.threads if before else torch.get_num_threads())
+    compile_: Any = before.compile if before and run.compile == "auto" else run.compile
+    compile_ = resolve_compile(compile_, config.student.name, device, precision)
+    update = {"device": device, "precision": precision, "threads": threads, "compile": compile_}
+    return config.model_copy(update={"run": run.model_copy(update=update)})
+
+
+def configure(run: RunConfig) -> None:
+    """Set PyTorch's process-wide switches for a resolved run. Called by the commands, never at import."""
+    torch.set_num_threads(run.threads)
+    torch.backends.cuda.matmul.allow_tf32 = run.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = run.precision == "tf32"
+    torch.backends.cudnn.benchmark = run.device == "cuda"
+
+
+def describe(run: RunConfig, world: World) -> dict[str, str]:
+    """What the bits of a run depend on besides its configuration."""
+    device = torch.cuda.get_device_name() if run.device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "eco-fast": eco_fast.__version__,
+        "torch": str(torch.__version__),
+        "machine": platform.machine(),
+        "device": f"{run.device} {device}",
+        "threads": str(run.threads),
+        "processes": str(world.size),
+    }
+
+
+def device_type(choice: str) -> str:
+    """What `auto` means here: "cuda" if there is one, else "cpu"."""
+    return choice if choice != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether the device multiplies bf16 in hardware: sm_80 and later, CPUs with avx512_bf16 or AMX."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def compiled(network: nn.Module, choice: str) -> Forward:
+    """The network as a callable, compiled unless `choice` is "off".
+
+    The network itself stays as it is: evaluation calls it uncompiled, with images of any size, and cannot disturb the
+    compiled one.
+    """
+    if choice == "off":
+        return network
+    return torch.compile(network, mode=_MODES[choice], dynamic=False, fullgraph=True)
+
+
+def resolve_compile(choice: str, network: str, device_type: str, precision: str) -> str:
+    """What `auto` means here: on for CUDA, on the CPU where it was measured to pay; off without a compiler.
+
+    Args:
+        choice: auto, off, default or max-autotune.
+        network: Its name.
+        device_type: "cuda" or "cpu".
+        precision: Resolved.
+
+    Raises:
+        UserError: Compilation is asked for and cannot be had.
+    """
+    if choice == "auto":
+        return "default" if why_off(network, device_type, precision) is None else "off"
+    missing = missing_tool() if choice != "off" else None
+    if missing is not None:
+        raise UserError(f"run.compile={choice} needs {missing}; install it, or use --set run.compile=off")
+    return choice
+
+
+def why_off(network: str, device_type: str, precision: str) -> str | None:
+    """Why `auto` compiles nothing here; None where it does."""
+    if device_type != "cuda" and (network, precision) not in PAYS_ON_CPU:
+        return "it was not measured to be faster on a CPU"
+    missing = missing_tool()
+    return None if missing is None else f"it needs {missing}"
+
+
+def missing_tool() -> str | None:
+    """What torch.compile lacks on this machine, None if it has all it needs."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        return f"a C++ compiler ({compiler})"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        return "Python's headers (python3-dev)"
+    return None
