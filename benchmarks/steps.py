@@ -19,11 +19,11 @@ from eco_fast.config import Config, load_config
 from eco_fast.data.pixels import bicubic_lr
 from eco_fast.display import Display
 from eco_fast.models import build
+from eco_fast.train.inputs import load_inputs
 from eco_fast.train.lane import streams_of
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import configure, device_type, resolve
 from eco_fast.train.run_folder import RunFolder
-from eco_fast.train.start import load_inputs
 from eco_fast.train.step import StudentStep
 from eco_fast.train.teacher import freeze
 from eco_kernels.dispatch import implementation

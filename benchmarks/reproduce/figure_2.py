@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from benchmarks.reproduce.figures import COLOURS, Row, command, save, write
 from benchmarks.reproduce.lab import SEEDS, Lab, Trial
 from eco_fast.display import Display
+from eco_fast.train.inputs import load_inputs
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import configure, resolve
 from eco_fast.train.run_folder import RunFolder
-from eco_fast.train.start import load_inputs
 from eco_fast.train.step import Batch, StudentStep
 from eco_kernels import eco_l1_with_grad
 
@@ -51,11 +51,11 @@ def probe(lab: Lab, trial: Trial) -> list[Row]:
         if step % EVERY:
             loop.advance(step)
             continue
-        batch, before = loop.maker(step), _weights(inputs.student)
+        batch, before = loop.batches.maker(step), _weights(inputs.student)
         loop.advance(step)
         after = _weights(inputs.student)
         rows += [{**trial.columns(), "step": step, **found} for found in _look(inputs.student, batch, before, after)]
-    loop.lane.close()
+    loop.close()
     return rows
 
 

@@ -35,10 +35,10 @@ from eco_fast.config import load_config
 from eco_fast.display import Display
 from eco_fast.proof import kernels
 from eco_fast.proof.warm_kernels import settle_keys
+from eco_fast.train.inputs import load_inputs
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import resolve
 from eco_fast.train.run_folder import RunFolder
-from eco_fast.train.start import load_inputs
 from eco_fast.train.step import StudentStep
 from eco_kernels import bicubic_downsample, downsample_mix, eco_l1_with_grad, functional
 
@@ -223,5 +223,4 @@ def _loop(scale: int, patch: int, mode: str, teacher: str) -> Iterator[Loop]:
         try:
             yield loop
         finally:
-            loop.lane.close()
-            loop.maker.close()
+            loop.close()

@@ -24,10 +24,10 @@ from eco_fast.models import build
 from eco_fast.proof.outcome import Evidence, NotRun, together
 from eco_fast.proof.stage import Stage
 from eco_fast.train.graph import GraphedStep
+from eco_fast.train.inputs import load_inputs
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import configure, missing_tool, resolve
 from eco_fast.train.run_folder import RunFolder
-from eco_fast.train.start import load_inputs
 from eco_fast.train.step import StudentStep
 from eco_fast.train.teacher import freeze
 from eco_kernels.dispatch import implementation
@@ -142,8 +142,7 @@ class Training:
             try:
                 yield loop
             finally:
-                loop.lane.close()
-                loop.maker.close()
+                loop.close()
 
     def _config(self, settings: Settings) -> Config:
         flags: dict[str, object] = {

@@ -8,12 +8,18 @@ import torch
 from torch import Tensor
 
 from eco_fast.config import Config
+from eco_fast.data.sampler import Sampler
 from eco_fast.data.source import Needs, PlanOf, Source
 from eco_fast.eco.alpha import make_schedule
 from eco_fast.eco.objective import Blend, blend
+from eco_fast.errors import UserError
+from eco_fast.train.images import patches_per_image
+from eco_fast.train.inputs import Inputs
+from eco_fast.train.lane import Lane, streams_of
 from eco_fast.train.online import OnlineTeacher
+from eco_fast.train.precision import AUTOCAST
 from eco_fast.train.speed import Budget
-from eco_fast.train.step import Batch, make_batch
+from eco_fast.train.step import Batch, StudentStep, make_batch
 
 
 class Phases:
@@ -106,3 +112,63 @@ class BatchMaker:
     def close(self) -> None:
         """Stop the source."""
         self._source.close()
+
+
+class Batches:
+    """Sampler, source or online teacher, lane. `take` a batch, then say `done` to have the next one begun."""
+
+    def __init__(self, config: Config, inputs: Inputs, state: StudentStep) -> None:
+        images, data, world = inputs.images, config.data, state.world
+        sampler = Sampler(
+            images.heights,
+            images.widths,
+            config.scale,
+            data.patch,
+            data.batch,
+            config.run.seed,
+            patches_per_image=patches_per_image(config),
+            rank=world.rank,
+            world_size=world.size,
+        )
+        self.phases = Phases(config)
+        source = images.open(sampler.plan, self.phases.needs)
+        online = _online_teacher(config, inputs)
+        self.maker = BatchMaker(self.phases, sampler.plan, source, data.patch, online, state.budget)
+        self.lane = Lane(self.maker, streams_of(config.run.device), overlap=config.run.lanes)
+        self._last = config.run.steps - 1
+
+    def take(self, step: int) -> Batch:
+        """What a step reads, ordered before whatever the caller does next."""
+        batch = self.lane.take(step)
+        if step > self.phases.last_of_teacher:  # its last batch was taken: what the lane did is ordered before this
+            self.maker.free_teacher()
+        return batch
+
+    def done(self, step: int) -> None:
+        """The step has read its batch; begin the next one."""
+        self.lane.done(step)
+        if step < self._last:
+            self.lane.begin(step + 1)
+
+    def close(self) -> None:
+        """Let everything go."""
+        self.lane.close()
+        self.maker.close()
+
+
+def _online_teacher(config: Config, inputs: Inputs) -> OnlineTeacher | None:
+    """The teacher of a run that makes its centroids while training; None where they are stored or not needed."""
+    if inputs.teacher is None:
+        return None
+    if inputs.images.resident is None:
+        raise UserError("teacher.mode=online needs the images in memory; use --set data.source=resident")
+    settings = config.teacher
+    return OnlineTeacher(
+        inputs.teacher,
+        inputs.images.resident,
+        config.data.patch,
+        context=settings.context,
+        precision=AUTOCAST.get(settings.precision),
+        rounded=settings.rounding == "8bit",
+        compile_=config.run.compile,
+    )

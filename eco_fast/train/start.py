@@ -8,20 +8,14 @@ from torch import nn
 
 from eco_fast.config import Config, differing_keys
 from eco_fast.console import plain_console
-from eco_fast.data.notes import Notes
 from eco_fast.display import Display
-from eco_fast.eco.objective import needs_teacher
 from eco_fast.errors import UserError
-from eco_fast.evaluate.benchmark import load_benchmark
-from eco_fast.models import build
-from eco_fast.models.weights import load_matching
 from eco_fast.train.graph import why_not
-from eco_fast.train.images import load_images
-from eco_fast.train.loop import Inputs, Loop, Result
+from eco_fast.train.inputs import Inputs, load_inputs
+from eco_fast.train.loop import Loop, Result
 from eco_fast.train.machine import configure, describe, device_type, resolve, why_off
 from eco_fast.train.run_folder import Progress, RunFolder
 from eco_fast.train.step import StudentStep
-from eco_fast.train.teacher import load_teacher, refuse_shared_storage
 from eco_fast.train.world import World, join_world, leave_world
 
 
@@ -81,40 +75,6 @@ def _train(
         if world.leads:
             folder.start(config)
     return Loop(config, folder, inputs, state, display).run(progress)
-
-
-def load_inputs(config: Config, teacher: nn.Module | None, display: Display) -> Inputs:
-    """Load the student, the teacher, the images; make the centroids.
-
-    The networks come first: a wrong teacher is found before images are decoded.
-    """
-    data, device = config.data, config.run.device
-    student = load_student(config, display)
-    if needs_teacher(config.mode):
-        teacher = teacher or load_teacher(config.teacher, config.scale)
-        refuse_shared_storage(teacher, student)
-    valid_notes = Notes()
-    valid = load_benchmark(data.valid, config.scale, data.valid_lr, valid_notes) if data.valid else []
-    online = teacher if needs_teacher(config.mode) and config.teacher.mode == "online" else None
-    stored = teacher if needs_teacher(config.mode) and online is None else None
-    for network in filter(None, (online, stored)):
-        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stub
-    images = load_images(config, stored, display)
-    for line in valid_notes.lines():
-        display.line(f"validation: {line}")
-    display.line(f"{len(images.heights)} training images, {len(valid)} validation images")
-    if data.valid is not None and data.valid.resolve() in {path.resolve() for path in data.train}:
-        display.line(f"WARNING: {data.valid} is trained on and validated on; its PSNR says little about other images")
-    return Inputs(images, valid, student, online)
-
-
-def load_student(config: Config, display: Display) -> nn.Module:
-    """The student on its device, from `student.init` or from the seed."""
-    torch.manual_seed(config.run.seed)
-    student = build(config.student.name, config.scale, **config.student.options)
-    if config.student.init is not None:
-        display.line(load_matching(student, config.student.init))
-    return student.to(config.run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @contextmanager

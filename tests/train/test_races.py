@@ -15,7 +15,8 @@ from eco_fast.display import Display
 from eco_fast.models import build
 from eco_fast.train import lane as lane_module
 from eco_fast.train.images import TrainingImages
-from eco_fast.train.loop import Inputs, Loop
+from eco_fast.train.inputs import Inputs
+from eco_fast.train.loop import Loop
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.step import StudentStep
 from tests.train.race_checker import MAIN, RaceChecker, Streams
@@ -52,7 +53,7 @@ def run(online: bool, drop: str | None = None, steps: int = 6) -> tuple[RaceChec
     stored = plain if online else cached(plain, teacher)
     serial = []
     with pytest.MonkeyPatch.context() as patch, RaceChecker(streams) as checker:
-        patch.setattr("eco_fast.train.loop.streams_of", lambda device: streams)
+        patch.setattr("eco_fast.train.batches.streams_of", lambda device: streams)
         images = copied(stored)
         for weight in teacher.parameters():
             weight.copy_(weight.clone())
@@ -64,13 +65,13 @@ def run(online: bool, drop: str | None = None, steps: int = 6) -> tuple[RaceChec
         display, folder = Display(Console(quiet=True)), RunFolder(Path("never-made"), 1)
         loop = Loop(config, folder, inputs, StudentStep(student, config), display)
         updated: list[int] = []  # main's last work on a batch
-        done = loop.lane.done
-        patch.setattr(loop.lane, "done", lambda step: (updated.append(checker.last[MAIN]), done(step)))
+        done = loop.batches.lane.done
+        patch.setattr(loop.batches.lane, "done", lambda step: (updated.append(checker.last[MAIN]), done(step)))
         for step in range(steps):
             loop.advance(step)
             side, ordered = max(checker.last), streams.handler.syncs.is_ordered_after
             serial.append(ordered(MAIN, checker.last[side], side) or ordered(side, updated[-1], MAIN))
-        loop.lane.close()
+        loop.close()
     return checker, streams, serial
 
 

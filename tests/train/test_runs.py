@@ -169,7 +169,7 @@ def test_collapse_guard_is_for_the_start(rng: np.random.Generator) -> None:
 
 
 def test_a_run_that_collapses_stops(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eco_fast.train.start.load_student", lambda config, display: Dead())
+    monkeypatch.setattr("eco_fast.train.inputs.load_student", lambda config, display: Dead())
     with pytest.raises(UserError, match="nearly one colour"):
         run(photos, tmp_path / "run", run__steps=40, run__log_every=1, run__precision="fp32")
 
