@@ -82,7 +82,7 @@ def photos(quick: bool, tmp_path_factory: pytest.TempPathFactory) -> Photos:
     packed = PackedFiles(SCALE, heights // SCALE, widths // SCALE, paths["hr", "npy"], paths["lr", "npy"])
     files = ImageFiles(SCALE, heights, widths, paths["hr", "png"])
     flat = [FlatImages.from_arrays(images) for images in (hr, lr)]
-    return Photos(paths["hr", "png"], paths["lr", "png"], packed, files, TrainingSet([], *flat, SCALE))
+    return Photos(paths["hr", "png"], paths["lr", "png"], packed, files, TrainingSet(*flat, SCALE))
 
 
 class WholeImages(Dataset[tuple[Tensor, Tensor]]):

@@ -56,7 +56,6 @@ class DataConfig(Section):
         "cpu"  # mixed: `files` decodes JPEG on the GPU, to pixels that may differ a little
     )
     store: Path | None = None  # where the prepared store of these images is kept; without it in the user's cache
-    prepare: bool = True  # false: images are decoded into memory in every run
     strict: bool = False  # a converted or left-out image is an error
 
 

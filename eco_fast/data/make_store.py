@@ -74,7 +74,8 @@ def prepare(
     """Make a store, finish one that was begun, or bring one up to date.
 
     Args:
-        paths: Folders of HR images, or text files of paths, as in `load_training_set`.
+        paths: Folders of HR images, or text files of paths (see `find_images`); an image named twice is taken once. Of
+            a folder with `HR` and `LR*` inside, the usual layout of published sets, only `HR` is read.
         scales: LR scales; those that the store has already are kept.
         out: Folder of the store.
         lr_dir: The user's own LR images instead of the bicubic, for a single scale.

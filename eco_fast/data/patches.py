@@ -23,7 +23,7 @@ def target_patches(images: FlatImages | None, plan: Plan, patch: int, scale: int
         ValueError: `images` is None: the set has no centroids.
     """
     if images is None:
-        raise ValueError("the training set has no centroids; make them with add_centroids")
+        raise ValueError("the training set has no centroids")
     cut = gather_patches(
         images.data,
         images.offsets,
@@ -57,7 +57,7 @@ def input_patches(
         ValueError: A centroid is needed and the set has none, or nothing is needed.
     """
     if needs_centroid_lr and ts.centroid_lr is None:
-        raise ValueError("the training set has no centroids; make them with add_centroids")
+        raise ValueError("the training set has no centroids")
     pair = ((ts.lr, needs_lr), (ts.centroid_lr, needs_centroid_lr))
     used = [images for images, needed in pair if needed and images is not None]
     if not used:

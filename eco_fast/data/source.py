@@ -89,7 +89,6 @@ class PatchBatch:
             plan: The step's; index and corners are replaced, since the patches lie side by side now.
         """
         images = TrainingSet(
-            names=[],
             hr=self._flat("hr", patches) or self._nothing(),
             lr=self._flat("lr", patches) or self._nothing(),
             scale=self._scale,

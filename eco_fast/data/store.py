@@ -12,7 +12,7 @@ Nothing of a store is used that does not have the size and the checksum of the i
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -177,30 +177,16 @@ class PreparedStore:
         return held
 
     def training_set(
-        self,
-        scale: int,
-        patch: int,
-        *,
-        teacher: str | None = None,
-        strict: bool = False,
-        progress: Progress | None = None,
+        self, scale: int, entries: Sequence[Entry], *, teacher: str | None = None, progress: Progress | None = None
     ) -> TrainingSet:
-        """Everything in memory, for the source `resident`; on the CPU.
+        """Some images in memory, for the source `resident`; on the CPU.
 
         Args:
             scale: 2, 3 or 4.
-            patch: LR pixels.
+            entries: Which images, see `holding`.
             teacher: Hash of the teacher whose centroids are wanted.
-            strict: Make converted and left-out images an error.
-            progress: Called with (done, total) images.
-
-        Raises:
-            UserError: Something of it is not in the store, or no image holds a patch.
+            progress: Called with (done, total) arrays.
         """
-        notes = self.notes.copy()
-        entries = self.holding(scale, patch, notes)
-        if strict:
-            notes.raise_if_any()
         kinds = [hr_kind(), lr_kind(scale)]
         if teacher is not None:
             kinds += [centroid_kind(scale, teacher), centroid_lr_kind(scale, teacher)]
@@ -218,9 +204,8 @@ class PreparedStore:
             return flat
 
         hr, lr, *rest = [load(kind) for kind in kinds]
-        names = [Path(entry.source).name for entry in entries]
         centroid, centroid_lr = rest or (None, None)
-        return TrainingSet(names, hr, lr, scale, centroid, centroid_lr, notes)
+        return TrainingSet(hr, lr, scale, centroid, centroid_lr)
 
 
 def sizes(entries: list[Entry]) -> tuple[Tensor, Tensor]:

@@ -198,18 +198,19 @@ def _loop(scale: int, patch: int, mode: str, teacher: str) -> Iterator[Loop]:
     """A small student on one grey image, and two patches a batch."""
     with tempfile.TemporaryDirectory() as name:
         folder, side = Path(name), scale * (patch + 8)
-        Image.new("RGB", (side, side), (128, 128, 128)).save(folder / "image.png")
+        (folder / "images").mkdir()
+        Image.new("RGB", (side, side), (128, 128, 128)).save(folder / "images" / "image.png")
         flags: dict[str, object] = {
             "mode": mode,
             "scale": scale,
             "student.options": {"blocks": 1, "channels": 4},
             "teacher.file": "given",
             "teacher.mode": teacher,
-            "data.train": [name],
+            "data.train": [str(folder / "images")],
             "data.patch": patch,
             "data.batch": 2,
             "data.source": "resident",
-            "data.prepare": False,
+            "data.store": str(folder / "store"),
             "run.steps": 8,
             "run.out": str(folder / "run"),
             "run.device": "cpu",

@@ -14,7 +14,7 @@ from eco_fast.data.dali import has_dali, load_dali
 from eco_fast.data.decode import Decoder
 from eco_fast.data.files import Files, ImageFiles
 from eco_fast.data.find import find_images, hr_folder, pair_files, unique
-from eco_fast.data.flat import TrainingSet, load_training_set
+from eco_fast.data.flat import TrainingSet
 from eco_fast.data.images import image_size
 from eco_fast.data.make_store import Teacher, prepare
 from eco_fast.data.memory import choose_source, free_memory, resident_bytes
@@ -33,7 +33,7 @@ from eco_fast.data.store import (
 )
 from eco_fast.display import Display
 from eco_fast.errors import UserError
-from eco_fast.train.teacher import store_teacher, warn_of_a_weak_teacher, with_centroids
+from eco_fast.train.teacher import store_teacher, warn_of_a_weak_teacher
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,9 @@ def load_images(config: Config, teacher: nn.Module | None, display: Display) -> 
     data = config.data
     if not data.train:
         raise UserError("no training images are named; give a folder with --train DIR")
-    if data.source == "packed" and not data.prepare and named_store(config) is None:
-        raise UserError("data.source=packed reads from a store and data.prepare is false; leave one of them out")
     if data.source == "packed":
         load_dali("packed")  # now, not after minutes of decoding
-    if data.source == "files":
-        images = _from_files(config, teacher)
-    elif data.prepare or named_store(config) is not None:
-        images = _from_store(config, teacher, display)
-    else:
-        images = _in_memory(config, teacher, display)
+    images = _from_files(config, teacher) if data.source == "files" else _from_store(config, teacher, display)
     for line in images.notes.lines():
         display.line(line)
     if data.strict:
@@ -161,7 +154,7 @@ def _from_store(config: Config, network: nn.Module | None, display: Display) -> 
         return TrainingImages(heights // scale, widths // scale, open_packed, None, notes)
     with display.count("loading") as count:
         identity = None if teacher is None else teacher.identity
-        images = store.training_set(scale, data.patch, teacher=identity, progress=count)
+        images = store.training_set(scale, entries, teacher=identity, progress=count)
     if teacher is not None:
         warn_of_a_weak_teacher(images, display)
     return _resident(images, device, notes)
@@ -182,16 +175,6 @@ def _packed_files(store: PreparedStore, entries: list[Entry], scale: int, teache
         None if made is None else paths(made[0]),
         None if made is None else paths(made[1]),
     )
-
-
-def _in_memory(config: Config, teacher: nn.Module | None, display: Display) -> TrainingImages:
-    """Decoded anew in every run, and kept nowhere."""
-    data = config.data
-    with display.count("images") as count:
-        images = load_training_set(data.train, config.scale, data.patch, lr_dir=data.train_lr, progress=count)
-    if teacher is not None:
-        images = with_centroids(images, teacher, config.teacher.precision, config.run.device, display)
-    return _resident(images, config.run.device, images.notes)
 
 
 def _resident(images: TrainingSet, device: str, notes: Notes) -> TrainingImages:

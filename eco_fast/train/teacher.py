@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from eco_fast.config import TeacherConfig
-from eco_fast.data.flat import TrainingSet, add_centroids
+from eco_fast.data.flat import TrainingSet
 from eco_fast.data.make_store import Teacher
 from eco_fast.data.pixels import crop_to_multiple
 from eco_fast.display import Display
@@ -74,19 +74,6 @@ def store_teacher(network: nn.Module, scale: int, precision: str, device: str) -
     )
 
 
-def with_centroids(
-    images: TrainingSet, teacher: nn.Module, precision: str, device: str, display: Display
-) -> TrainingSet:
-    """Add the teacher's SR of every image, and its exact 8-bit LR; warn when the teacher is no better than bicubic."""
-    teacher = teacher.to(device)
-    with display.count("teacher") as count:
-        images = add_centroids(
-            images, lambda lr: super_resolve(teacher, lr, precision=precision, device=device), progress=count
-        )
-    warn_of_a_weak_teacher(images, display)
-    return images
-
-
 def warn_of_a_weak_teacher(images: TrainingSet, display: Display) -> None:
     """Say how good the centroids are, and warn if they are no better than bicubic."""
     ours, bicubic = teacher_margin(images)
@@ -103,7 +90,7 @@ def teacher_margin(images: TrainingSet) -> tuple[float, float]:
     """Mean PSNR-Y of the centroids and of bicubic upsampling on a few images spread over the set."""
     if images.centroid is None:
         raise ValueError("the training set has no centroids")
-    total = len(images.names)
+    total = len(images.lr)
     chosen = np.unique(np.linspace(0, total - 1, min(total, _CHECKED_IMAGES)).astype(int))
     ours, bicubic = [], []
     for i in chosen:

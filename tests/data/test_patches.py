@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from eco_fast.data.flat import FlatImages, TrainingSet, add_centroids
+from eco_fast.data.flat import FlatImages, TrainingSet
 from eco_fast.data.patches import input_patches, target_patches
 from eco_fast.data.pixels import bicubic_lr
 from eco_fast.data.sampler import Plan, Sampler
+from tests.sets import with_centroids
 
 PATCH = 8
 
@@ -34,8 +35,8 @@ def ts(request, rng) -> TrainingSet:
     sides = [(8, 8), (20, 13), (9, 30)]
     hrs = [rng.integers(0, 256, (h * scale, w * scale, 3), dtype=np.uint8) for h, w in sides]
     lrs = [bicubic_lr(hr, scale) for hr in hrs]
-    plain = TrainingSet(["a", "b", "c"], FlatImages.from_arrays(hrs), FlatImages.from_arrays(lrs), scale)
-    return add_centroids(plain, lambda lr: lr.repeat(scale, 0).repeat(scale, 1))
+    plain = TrainingSet(FlatImages.from_arrays(hrs), FlatImages.from_arrays(lrs), scale)
+    return with_centroids(plain, lambda lr: lr.repeat(scale, 0).repeat(scale, 1))
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_unneeded_image_changes_no_bit(ts, plan, alpha):
 
 
 def test_missing_centroids_are_named(ts, plan):
-    plain = TrainingSet(ts.names, ts.hr, ts.lr, ts.scale)
+    plain = TrainingSet(ts.hr, ts.lr, ts.scale)
     assert input_patches(plain, plan, PATCH, torch.tensor(1.0), needs_centroid_lr=False).shape[0] == 32
     with pytest.raises(ValueError, match="no centroids"):
         input_patches(plain, plan, PATCH, torch.tensor(0.5))

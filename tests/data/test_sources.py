@@ -80,7 +80,7 @@ class Case:
         self.files = ImageFiles(scale, self.hr_heights, self.hr_widths, self.originals)
         self.own_lr = self.files._replace(lr=self.save_lr(folder / "own"))
         flat = {kind: FlatImages.from_arrays(list(images)) for kind, images in self.arrays.items()}
-        self.resident = TrainingSet([Path(o).name for o in self.originals], scale=scale, **flat)
+        self.resident = TrainingSet(scale=scale, **flat)
 
     def save_lr(self, folder: Path) -> list[str]:
         folder.mkdir()

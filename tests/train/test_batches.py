@@ -18,7 +18,8 @@ from eco_fast.train.lane import Lane
 from eco_fast.train.online import OnlineTeacher
 from eco_fast.train.start import train
 from eco_fast.train.teacher import freeze
-from tests.train.test_online import Nearest, cached, training_set
+from tests.sets import training_set
+from tests.train.test_online import Nearest, cached
 
 STEPS = 100
 

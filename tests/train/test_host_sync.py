@@ -19,7 +19,8 @@ from eco_fast.train.lane import Lane
 from eco_fast.train.online import OnlineTeacher
 from eco_fast.train.step import Batch, StudentStep
 from eco_fast.train.teacher import freeze
-from tests.train.test_online import cached, training_set
+from tests.sets import training_set
+from tests.train.test_online import cached
 
 ASKS = ("item", "nonzero", "is_nonzero", "_local_scalar_dense", "masked_select", "unique", "equal")
 OPTIONS = {"blocks": 1, "channels": 4}

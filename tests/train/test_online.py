@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eco_fast.data.flat import FlatImages, TrainingSet, add_centroids
+from eco_fast.data.flat import TrainingSet
 from eco_fast.data.patches import input_patches, target_patches
-from eco_fast.data.pixels import bicubic_lr
 from eco_fast.data.sampler import Plan, Sampler
 from eco_fast.eco.objective import blend
 from eco_fast.errors import UserError
@@ -18,14 +17,7 @@ from eco_fast.models import build
 from eco_fast.train.online import OnlineTeacher, cut
 from eco_fast.train.teacher import freeze
 from eco_kernels import reference
-from tests.conftest import make_image
-
-
-def training_set(scale: int, sides: tuple[tuple[int, int], ...]) -> TrainingSet:
-    hr = [make_image(h * scale, w * scale, seed=i) for i, (h, w) in enumerate(sides)]
-    names = [str(i) for i in range(len(hr))]
-    lr = FlatImages.from_arrays([bicubic_lr(image, scale) for image in hr])
-    return TrainingSet(names, FlatImages.from_arrays(hr), lr, scale)
+from tests.sets import training_set, with_centroids
 
 
 def plans(images: TrainingSet, patch: int, batch: int, steps: int, *, identity: bool = False) -> list[Plan]:
@@ -48,7 +40,7 @@ class Nearest(nn.Module):
 
 
 def cached(images: TrainingSet, teacher: nn.Module) -> TrainingSet:
-    return add_centroids(images, lambda lr: super_resolve(teacher, lr))
+    return with_centroids(images, lambda lr: super_resolve(teacher, lr))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -19,8 +19,9 @@ from eco_fast.train.inputs import Inputs
 from eco_fast.train.loop import Loop
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.step import StudentStep
+from tests.sets import training_set
 from tests.train.race_checker import MAIN, RaceChecker, Streams
-from tests.train.test_online import cached, training_set
+from tests.train.test_online import cached
 
 STEPS = 20
 WAITS = {"take:wait_stream", "take:wait_event", "_start:wait_event", "close:wait_stream"}
@@ -33,7 +34,7 @@ def copied(images: TrainingSet) -> TrainingSet:
     def copy(flat: FlatImages | None) -> FlatImages | None:
         return None if flat is None else FlatImages(*(getattr(flat, field.name).clone() for field in fields(flat)))
 
-    return TrainingSet([], copy(images.hr), copy(images.lr), 2, copy(images.centroid), copy(images.centroid_lr))
+    return TrainingSet(copy(images.hr), copy(images.lr), 2, copy(images.centroid), copy(images.centroid_lr))
 
 
 def run(online: bool, drop: str | None = None, steps: int = 6) -> tuple[RaceChecker, Streams, list[bool]]:

@@ -71,11 +71,6 @@ def test_training_and_validating_on_one_folder_is_said(
     assert f"{photos} is trained on and validated on" in capsys.readouterr().out
 
 
-def test_packed_without_a_store_is_refused(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data.source=packed reads from a store and data.prepare is false"):
-        run(photos, tmp_path / "run", data__source="packed", data__prepare=False)
-
-
 def test_a_run_that_is_complete_stays_as_it_is(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,7 @@ def _training_set(rng: np.random.Generator, scale: int) -> TrainingSet:
     centroids = [rng.integers(0, 256, hr.shape, dtype=np.uint8) for hr in hrs]
     stores = [FlatImages.from_arrays(list(images)) for images in (hrs, centroids)]
     lr_stores = [FlatImages.from_arrays([bicubic_lr(image, scale) for image in images]) for images in (hrs, centroids)]
-    return TrainingSet(["a", "b", "c"], stores[0], lr_stores[0], scale, stores[1], lr_stores[1])
+    return TrainingSet(stores[0], lr_stores[0], scale, stores[1], lr_stores[1])
 
 
 def _patches(images: FlatImages, plan: Plan, scale: int) -> NDArray[np.float64]:

@@ -64,7 +64,6 @@ ECO = {
     "lanes": {"run__lanes": False},
     "packed": {"data__source": "packed"},
     "log": {"run__log_every": 1},
-    "in memory": {"data__prepare": False},
 }
 
 
