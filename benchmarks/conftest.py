@@ -9,7 +9,8 @@ import torch
 from contest import Contest
 from rows import Record, Row, environment, write_figures, write_rows
 
-from eco_fast.data import dali
+from eco_fast.data.dali import load_dali
+from eco_fast.errors import UserError
 
 _ROWS = pytest.StashKey[list[Row]]()
 _NOTES = pytest.StashKey[list[str]]()
@@ -68,10 +69,13 @@ def has_dali(request: pytest.FixtureRequest) -> Callable[[str], bool]:
     """Whether NVIDIA DALI is there for some contestants; a note says which ones are left out without it."""
 
     def found(contestants: str) -> bool:
-        if not dali.has_dali():
+        try:
+            load_dali(contestants)
+        except UserError:
             note = f"{contestants}: left out, since NVIDIA DALI is not installed; pip install nvidia-dali-cuda130"
             request.config.stash[_NOTES].append(note)
-        return dali.has_dali()
+            return False
+        return True
 
     return found
 

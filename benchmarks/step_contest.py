@@ -13,9 +13,7 @@ import torch
 from gpu_trace import Trace, beside, busy_us, longest, record
 from steps import CASES, STEPS, Bench, Steps, choose_kernels, in_turns, recover
 
-from eco_fast.data.dali import load_dali
-from eco_fast.errors import UserError
-from eco_fast.proof.outcome import Evidence, NotRun
+from eco_fast.proof.outcome import Evidence
 from eco_fast.proof.stage import Stage
 from eco_fast.train.lane import streams_of
 from eco_fast.train.machine import missing_tool
@@ -138,15 +136,11 @@ def eager_and_graph(stage: Stage, network: str) -> Evidence:
     return _compete(stage, network, bench, makers)
 
 
-def packed(stage: Stage) -> Evidence:
-    """Patches that DALI reads from files against those that lie on the device."""
-    try:
-        load_dali("packed")
-    except UserError as error:
-        raise NotRun(str(error)) from error
+def mapped(stage: Stage) -> Evidence:
+    """Patches that are cut from files ahead of the step against those that lie on the device."""
     bench = _bench(stage, "edsr-baseline")
     makers = {
-        name: partial(bench.loop, run__compile="off", data__source=name, **ECO) for name in ("packed", "resident")
+        name: partial(bench.loop, run__compile="off", data__source=name, **ECO) for name in ("mapped", "resident")
     }
     return _compete(stage, "edsr-baseline", bench, makers)
 

@@ -4,7 +4,7 @@
 published training code does: 2 workers, prefetch factor 2, the whole HR and LR PNG decoded by Pillow for one patch. All
 contestants run in turns in one process, page cache warm, and end with the same thing: oriented patches, the input as
 fp32, on the device that trains. Rows: patches per second, their ratio to the baseline; how long a training step waits
-for `packed`; its memory.
+for `mapped`; its memory.
 """
 
 import json
@@ -28,27 +28,27 @@ from torch.utils.data import DataLoader, Dataset
 from eco_fast.config import parse_config
 from eco_fast.data.files import Files, ImageFiles, visits
 from eco_fast.data.flat import FlatImages, TrainingSet
-from eco_fast.data.packed import Packed, PackedFiles
+from eco_fast.data.mapped import ArrayFiles, Mapped
 from eco_fast.data.pixels import bicubic_lr
 from eco_fast.data.sampler import Plan, Sampler
-from eco_fast.data.source import Needs, Resident, Source
+from eco_fast.data.source import Resident, Source
 from eco_fast.eco.objective import blend
 from eco_fast.models import build
+from eco_fast.train.batches import stored_batch
 from eco_fast.train.lane import streams_of
 from eco_fast.train.machine import configure, device_type, resolve
-from eco_fast.train.step import StudentStep, make_batch
+from eco_fast.train.step import StudentStep
 
 SCALE, PATCH, BATCH, COPIES = 4, 48, 16, 16
 FILES, ENTRIES = 16, 64  # each file stands for four images, so that one decode serves COPIES patches, as in a large set
 ROUNDS = 3
-BATCHES = {"loader": 12, "packed": 200, "resident": 200, "files": 2 * ENTRIES}  # per round
-TARGETS = {"packed": 80, "resident": 300, "files": 10}  # times the baseline's patches per second
+BATCHES = {"loader": 12, "mapped": 200, "resident": 200, "files": 2 * ENTRIES}  # per round
+TARGETS = {"mapped": 80, "resident": 300, "files": 10}  # times the baseline's patches per second
 WARM_UP = 8  # batches: more than a pipeline has ready before it is asked
 STEPS = 100_000
 MEMORY_LIMIT = 1500  # MB
 
 PACKAGES = ("nvidia-dali-cuda130", "pillow", "numpy")
-NEEDS = Needs(lr=True, centroid_lr=False, hr=True, centroid=False)
 Fetch = Callable[[], object]
 
 
@@ -57,7 +57,7 @@ class Photos(NamedTuple):
 
     pngs: list[str]
     lr_pngs: list[str]
-    packed: PackedFiles
+    arrays: ArrayFiles
     files: ImageFiles
     resident: TrainingSet
 
@@ -79,10 +79,10 @@ def photos(quick: bool, tmp_path_factory: pytest.TempPathFactory) -> Photos:
         for ending in ("png", "npy"):
             paths[kind, ending] = [str(folder / f"{kind}{i}.{ending}") for i in number]
     heights, widths = torch.full((ENTRIES,), height), torch.full((ENTRIES,), width)
-    packed = PackedFiles(SCALE, heights // SCALE, widths // SCALE, paths["hr", "npy"], paths["lr", "npy"])
+    arrays = ArrayFiles(SCALE, heights // SCALE, widths // SCALE, paths["hr", "npy"], paths["lr", "npy"])
     files = ImageFiles(SCALE, heights, widths, paths["hr", "png"])
     flat = [FlatImages.from_arrays(images) for images in (hr, lr)]
-    return Photos(paths["hr", "png"], paths["lr", "png"], packed, files, TrainingSet(*flat, SCALE))
+    return Photos(paths["hr", "png"], paths["lr", "png"], arrays, files, TrainingSet(*flat, SCALE))
 
 
 class WholeImages(Dataset[tuple[Tensor, Tensor]]):
@@ -112,7 +112,12 @@ class WholeImages(Dataset[tuple[Tensor, Tensor]]):
 
 def plan_of(photos: Photos, copies: int = 1) -> Callable[[int], Plan]:
     # Scale 1 in the place of 4: an image then counts once per epoch however large it is, as in a large set.
-    return Sampler(photos.packed.heights, photos.packed.widths, 1, PATCH, BATCH, 0, copies).plan
+    return Sampler(photos.arrays.heights, photos.arrays.widths, 1, PATCH, BATCH, 0, copies).plan
+
+
+def vanilla(step: int) -> tuple[str, ...]:
+    """What a step reads."""
+    return "lr", "hr"
 
 
 def once(plan: Plan) -> Plan:
@@ -124,9 +129,8 @@ def from_source(source: Source) -> Fetch:
     steps = iter(range(STEPS))
 
     def fetch() -> object:
-        images, plan = source.fetch(next(steps))
-        plan = plan.to(images.device)
-        return make_batch(images, plan, PATCH, blend("vanilla", 1.0, plan.uniform))
+        patches = source.fetch(next(steps))
+        return stored_batch(patches, blend("vanilla", 1.0, patches.plan.uniform))
 
     return fetch
 
@@ -156,10 +160,12 @@ def rates(photos: Photos, quick: bool, has_dali: Callable[[str], bool]) -> Itera
     )
     first = rate_of_loader(loader)
     device = device_type("auto")
-    sources: dict[str, Source] = {"resident": Resident(photos.resident.to(device), lambda step: once(plan(step)))}
-    if has_dali("packed, files"):
-        sources["packed"] = Packed(photos.packed, plan, lambda _: NEEDS, STEPS, PATCH, device)
-        sources["files"] = Files(photos.files, plan_of(photos, COPIES), lambda _: NEEDS, STEPS, PATCH, COPIES, device)
+    sources: dict[str, Source] = {
+        "resident": Resident(photos.resident.to(device), lambda step: once(plan(step)), vanilla, PATCH),
+        "mapped": Mapped(photos.arrays, plan, vanilla, STEPS, PATCH, device=device),
+    }
+    if has_dali("files"):
+        sources["files"] = Files(photos.files, plan_of(photos, COPIES), vanilla, STEPS, PATCH, COPIES, device=device)
     synchronize = streams_of(device).synchronize
     fetch = {name: from_source(source) for name, source in sources.items()}
     found: dict[str, list[float]] = {name: [] for name in ("loader", *fetch)}
@@ -215,33 +221,27 @@ def test_patches_per_second(
     benchmark.pedantic(rates.fetch[name], rounds=1 if name == "loader" else 2 if quick else 16)
 
 
-@pytest.mark.benchmark(group="wait for packed")
+@pytest.mark.benchmark(group="wait for mapped")
 @pytest.mark.parametrize("network", ["edsr-tiny", "edsr-baseline"])
-def test_wait_of_a_training_step(
-    benchmark: Any, record: Record, photos: Photos, quick: bool, has_dali: Callable[[str], bool], network: str
-) -> None:
-    """How much of a step passes in `fetch`, with DALI reading in the background as in training."""
-    if not has_dali("the wait for packed"):
-        pytest.skip("NVIDIA DALI is not installed")
+def test_wait_of_a_training_step(benchmark: Any, record: Record, photos: Photos, quick: bool, network: str) -> None:
+    """How much of a step passes in `fetch`, with threads that cut in the background as in training."""
     document = {"scale": SCALE, "mode": "vanilla", "student": {"name": network}, "data": {"patch": PATCH}}
     config = resolve(parse_config(document, "benchmark"))
     configure(config.run)
     student = build(network, SCALE).to(config.run.device).to(memory_format=torch.channels_last)
     state = StudentStep(student, config)
-    source = Packed(photos.packed, plan_of(photos), lambda _: NEEDS, STEPS, PATCH, config.run.device)
+    source = Mapped(photos.arrays, plan_of(photos), vanilla, STEPS, PATCH, device=config.run.device)
     waits, steps = [], []
     for step in range(2 if quick else 8 if network == "edsr-baseline" else 40):
         started = time.perf_counter()
-        images, plan = source.fetch(step)
+        patches = source.fetch(step)
         waits.append(time.perf_counter() - started)
-        plan = plan.to(images.device)
-        weights = blend("vanilla", 1.0, plan.uniform)
-        state(step, make_batch(images, plan, PATCH, weights))[0].item()
+        state(step, stored_batch(patches, blend("vanilla", 1.0, patches.plan.uniform)))[0].item()
         steps.append(time.perf_counter() - started)
     source.close()
     wait, whole = statistics.median(waits[1:]), statistics.median(steps[1:])
     record(
-        f"wait of {network} for packed",
+        f"wait of {network} for mapped",
         *PACKAGES,
         wait_ms=round(1000 * wait, 2),
         longest_wait_ms=round(1000 * max(waits[1:]), 2),
@@ -252,13 +252,9 @@ def test_wait_of_a_training_step(
     benchmark.pedantic(lambda: None, rounds=1)
 
 
-@pytest.mark.benchmark(group="memory of packed")
-def test_peak_memory(
-    benchmark: Any, record: Record, tmp_path: Path, quick: bool, has_dali: Callable[[str], bool]
-) -> None:
+@pytest.mark.benchmark(group="memory of mapped")
+def test_peak_memory(benchmark: Any, record: Record, tmp_path: Path, quick: bool) -> None:
     """Of a process of its own, which reads images of 24 megapixels and lists a million of them."""
-    if not has_dali("the memory of packed"):
-        pytest.skip("NVIDIA DALI is not installed")
     height, width = (600, 400) if quick else (6000, 4000)
     for i in range(4):
         for kind, factor in (("hr", 1), ("lr", SCALE)):
@@ -268,18 +264,18 @@ def test_peak_memory(
         [sys.executable, __file__, json.dumps(task)], check=True, capture_output=True, text=True, cwd=tmp_path
     )
     peak = int(result.stdout)
-    record("memory of packed", *PACKAGES, peak_mb=peak, limit_mb=MEMORY_LIMIT, images=task["images"])
+    record("memory of mapped", *PACKAGES, peak_mb=peak, limit_mb=MEMORY_LIMIT, images=task["images"])
     benchmark.pedantic(lambda: None, rounds=1)
     assert peak < MEMORY_LIMIT or torch.version.cuda is not None  # a CUDA build brings hundreds of MB of its own
 
 
 def read_and_weigh(folder: str, height: int, width: int, images: int) -> int:
-    """Peak memory in MB after a few hundred batches of `packed`."""
+    """Peak memory in MB after a few hundred batches of `mapped`."""
     paths = {kind: [f"{folder}/{kind}{i % 4}.npy" for i in range(images)] for kind in ("hr", "lr")}
     heights, widths = torch.full((images,), height), torch.full((images,), width)
     plan = Sampler(heights, widths, 1, PATCH, BATCH, seed=0).plan
-    source = Packed(PackedFiles(SCALE, heights, widths, **paths), plan, lambda _: NEEDS, STEPS, PATCH)
-    for step in range(1100):  # beyond the first of its segments
+    source = Mapped(ArrayFiles(SCALE, heights, widths, **paths), plan, vanilla, STEPS, PATCH)
+    for step in range(1100):
         source.fetch(step)
     source.close()
     # Not getrusage: its peak is that of the process that started this one, if that was larger.

@@ -36,7 +36,7 @@ class TeacherConfig(Section):
     file: Path | None = None
     name: str | None = None  # of the network, for a bare weights file
     precision: Literal["fp32", "bf16"] = "fp32"
-    mode: Literal["auto", "cached", "online"] = "auto"  # auto: cached
+    mode: Literal["auto", "cached", "online"] = "auto"  # auto: online where `files` decodes while training, else cached
     context: PositiveInt = 2  # LR pixels around a patch that an online teacher sees
     rounding: Literal["8bit", "none"] = "8bit"  # of an online teacher's centroids; stored ones are 8 bit
 
@@ -51,10 +51,7 @@ class DataConfig(Section):
     patch: PositiveInt = 48  # LR pixels
     batch: PositiveInt = 16
     patches_per_image: NonNegativeInt = 0  # patches cut close together from an image; 0: 16 for `files`, else 1
-    source: Literal["auto", "resident", "packed", "files"] = "auto"
-    decoder: Literal["cpu", "mixed"] = (
-        "cpu"  # mixed: `files` decodes JPEG on the GPU, to pixels that may differ a little
-    )
+    source: Literal["auto", "resident", "mapped", "files"] = "auto"
     store: Path | None = None  # where the prepared store of these images is kept; without it in the user's cache
     strict: bool = False  # a converted or left-out image is an error
 

@@ -39,6 +39,7 @@ def load(paths: list[Path], store: Path, scale: int, patch: int, *, lr_dir: Path
     """Prepare a store, then load those of its images that hold a patch of so many LR pixels."""
     prepare(paths, [scale], store, lr_dir=lr_dir)
     opened = PreparedStore.open(store)
-    notes = opened.notes.copy()
+    notes = Notes()
+    notes.take(opened.notes)
     entries = opened.holding(scale, patch, notes)
     return Loaded([Path(entry.source).name for entry in entries], opened.training_set(scale, entries), notes)

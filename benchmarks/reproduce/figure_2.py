@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from benchmarks.reproduce.figures import COLOURS, Row, command, save, write
 from benchmarks.reproduce.lab import SEEDS, Lab, Trial
 from eco_fast.display import Display
+from eco_fast.train.batches import Batch
 from eco_fast.train.inputs import load_inputs
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import configure, resolve
 from eco_fast.train.run_folder import RunFolder
-from eco_fast.train.step import Batch, StudentStep
+from eco_fast.train.step import StudentStep
 from eco_kernels import eco_l1_with_grad
 
 STEPS, EVERY = 4000, 40

@@ -122,10 +122,10 @@ def _kernels(device: str) -> tuple[str, str | None]:
 
 def _dali(device: str) -> tuple[str, str | None]:
     try:
-        load_dali("packed")
+        load_dali("files")
     except UserError as error:
-        return "resident only, decoded by Pillow", str(error)
-    return "DALI decodes and reads patches; resident if the images fit, else packed", None
+        return "images are decoded by Pillow", str(error)
+    return "DALI decodes images", None
 
 
 def _compile(device: str) -> tuple[str, str | None]:

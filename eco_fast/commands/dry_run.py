@@ -11,13 +11,14 @@ from eco_fast.data.memory import free_memory, resident_bytes
 from eco_fast.data.store import PreparedStore, sizes
 from eco_fast.display import Display
 from eco_fast.eco.objective import needs_teacher
+from eco_fast.train.batches import Batch
 from eco_fast.train.images import named_store, sizes_in_headers, training_files
 from eco_fast.train.inputs import load_student
 from eco_fast.train.lane import streams_of
 from eco_fast.train.machine import configure, resolve
 from eco_fast.train.speed import memory_mb
 from eco_fast.train.start import out_of_memory_named
-from eco_fast.train.step import Batch, StudentStep
+from eco_fast.train.step import StudentStep
 from eco_fast.train.teacher import load_teacher
 
 _WARM_UP, _MEASURED = 2, 3  # steps

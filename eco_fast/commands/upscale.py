@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import nn
 
+from eco_fast.data.decode import read_image
 from eco_fast.data.find import find_images
-from eco_fast.data.images import read_image
 from eco_fast.data.notes import Notes
 from eco_fast.display import Display
 from eco_fast.errors import UserError

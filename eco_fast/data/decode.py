@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
+from PIL import ImageOps
 from PIL import __version__ as pillow_version
 from torch.utils.dlpack import from_dlpack
 
 from eco_fast.data.dali import Dali, load_dali
-from eco_fast.data.images import Header, read_image, unreadable
+from eco_fast.data.header import Header, note_conversions, opened, png_chunks, too_deep, unreadable
 from eco_fast.data.notes import Notes
 from eco_fast.data.pixels import Image
 from eco_fast.errors import UserError
@@ -29,6 +31,22 @@ class Decoded(NamedTuple):
     decoder: str  # name and version
 
 
+def read_image(path: Path, notes: Notes) -> Image:
+    """Decode an image by Pillow, upright (EXIF orientation), as `(H, W, 3)` uint8 RGB.
+
+    Args:
+        path: The file.
+        notes: Where conversions are counted.
+
+    Raises:
+        UserError: The file cannot be decoded, or has more than 8 bits per channel (found in its header).
+    """
+    with opened(path) as (image, header):
+        pixels = _by_pillow(path, image, header)
+    note_conversions(header, path, notes)
+    return pixels
+
+
 class Decoder:
     """Files to pixels; may be called from several threads, each of which gets a DALI pipeline of its own.
 
@@ -36,18 +54,16 @@ class Decoder:
     file stops no other.
     """
 
-    def __init__(self, *, allow_16bit: bool = False, gpu: int | None = None) -> None:
+    def __init__(self, *, allow_16bit: bool = False) -> None:
         """Nothing is read yet.
 
         Args:
             allow_16bit: Round 16 bits per channel to 8 instead of refusing them.
-            gpu: Number of the one that decodes JPEG (DALI's `mixed` backend, nvJPEG), whose pixels may differ by a
-                level or so from what all other decoders give; None decodes on the CPU.
 
         Raises:
             UserError: Rounding is asked for, and DALI, which it needs, is not installed.
         """
-        self._allow_16bit, self._gpu, self._own = allow_16bit, gpu, threading.local()
+        self._allow_16bit, self._own = allow_16bit, threading.local()
         self._dali: Dali | None
         try:
             self._dali = load_dali("files")
@@ -58,7 +74,6 @@ class Decoder:
                     "pip install nvidia-dali-cuda130, or convert the images to 8 bit"
                 ) from error
             self._dali = None
-        self._dali_name = "" if self._dali is None else _name_of_dali()
 
     def __call__(self, path: Path, notes: Notes) -> Decoded:
         """The image, upright, `(H, W, 3)` uint8 RGB.
@@ -66,32 +81,30 @@ class Decoder:
         Raises:
             UserError: The file cannot be decoded, or has more than 8 bits per channel and may not be rounded.
         """
-        decoder = f"Pillow {pillow_version}"
+        with opened(path) as (image, header):
+            decoded = self._by_dali(path, header, notes)
+            if decoded is None:
+                decoded = Decoded(_by_pillow(path, image, header), f"Pillow {pillow_version}")
+        note_conversions(header, path, notes)
+        return decoded
 
-        def decode(file: Path, header: Header) -> NDArray[np.uint8] | None:
-            nonlocal decoder
-            pixels = self._by_dali(file, header, notes)
-            if pixels is not None:
-                decoder = self._dali_name
-            return pixels
-
-        pixels = read_image(path, notes, decode)
-        return Decoded(pixels, decoder)
-
-    def _by_dali(self, path: Path, header: Header, notes: Notes) -> NDArray[np.uint8] | None:
+    def _by_dali(self, path: Path, header: Header, notes: Notes) -> Decoded | None:
+        """None where Pillow has to decode."""
+        if self._dali is None or (header.deep and not self._allow_16bit):
+            return None
         if header.deep:
-            return self._rounded(path, header) if self._allow_16bit else None
-        if self._dali is None or header.format not in _TRUSTED:
+            return Decoded(self._rounded(path, header), self._dali.name)
+        if header.format not in _TRUSTED:
             return None
         if not (header.format == "WEBP" and header.exif):  # of which it is known that DALI cannot
             try:
-                return self._run(path, deep=False)
+                return Decoded(self._run(path, deep=False), self._dali.name)
             except RuntimeError:
                 self._own.pipelines = {}  # nothing promises that one goes on after an error
         notes.add(BY_PILLOW, path.name, tolerated=True)
         return None
 
-    def _rounded(self, path: Path, header: Header) -> NDArray[np.uint8]:
+    def _rounded(self, path: Path, header: Header) -> Image:
         if not header.plain_16bit:
             raise UserError(f"{path} is not unsigned 16-bit RGB or grey, interleaved; convert it to 8 bit")
         try:
@@ -108,21 +121,29 @@ class Decoder:
             self._own.pipelines[deep] = self._pipeline(deep)
         name = np.frombuffer(str(path).encode(), dtype=np.uint8)
         (output,) = self._own.pipelines[deep].run(path=[name])
-        if self._gpu is not None:
-            output = output.as_cpu()
         pixels: NDArray[Any] = from_dlpack(output.as_tensor())[0].numpy()
         return pixels
 
     def _pipeline(self, deep: bool) -> Any:
         assert self._dali is not None
-        pipeline_type, fn, types = self._dali
-        pipeline = pipeline_type(batch_size=1, num_threads=1, device_id=self._gpu, prefetch_queue_depth=1)
+        pipeline_type, fn, types, _ = self._dali
+        pipeline = pipeline_type(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
         with pipeline:
             encoded = fn.io.file.read(fn.external_source(name="path"))
             dtype = types.UINT16 if deep else types.UINT8
-            device = "cpu" if self._gpu is None else "mixed"
-            pipeline.set_outputs(fn.decoders.image(encoded, device=device, output_type=types.RGB, dtype=dtype))
+            pipeline.set_outputs(fn.decoders.image(encoded, device="cpu", output_type=types.RGB, dtype=dtype))
         return pipeline
+
+
+def _by_pillow(path: Path, image: PIL.Image.Image, header: Header) -> Image:
+    if header.deep:
+        raise too_deep(path)
+    if header.format == "PNG":  # decoding alone looks neither at the checksums nor for the end
+        with PIL.Image.open(path) as whole:
+            whole.verify()
+        if all(kind != b"IEND" for kind, _, _ in png_chunks(path)):
+            raise OSError("truncated PNG file")
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # a copy: PyTorch wants it writable
 
 
 def to_8bit(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
@@ -135,9 +156,3 @@ def to_8bit(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
         band = pixels[top : top + _BAND].astype(np.uint32)
         rounded[top : top + _BAND] = (band + 128) // 257
     return rounded
-
-
-def _name_of_dali() -> str:
-    from nvidia.dali import __version__ as dali_version
-
-    return f"DALI {dali_version}"

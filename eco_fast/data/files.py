@@ -2,24 +2,22 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from eco_fast.data.dali import default_threads, load_dali
+from eco_fast.data.dali import load_dali
 from eco_fast.data.decode import Decoder
-from eco_fast.data.flat import TrainingSet
 from eco_fast.data.notes import Notes
 from eco_fast.data.pixels import Image
-from eco_fast.data.sampler import Plan, window
-from eco_fast.data.source import NeedsOf, PatchBatch, PlanOf
+from eco_fast.data.sampler import window
+from eco_fast.data.source import Patches, PlanOf, ReadsOf, SideBySide, workers
 from eco_fast.errors import UserError
 from eco_kernels import bicubic_downsample
-
-_REACH = 2  # LR pixels: what MATLAB's bicubic sees around a patch
+from eco_kernels.bicubic import REACH
 
 
 class ImageFiles(NamedTuple):
@@ -43,12 +41,14 @@ class ImageFiles(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a patch goes, and its corner in LR pixels."""
+    """Where a patch goes, and where it lies in its image, in LR pixels."""
 
     step: int
     sample: int
     top: int
     left: int
+    window_top: int
+    window_left: int
 
 
 class Visit(NamedTuple):
@@ -71,47 +71,42 @@ class Files:
         self,
         files: ImageFiles,
         plan: PlanOf,
-        needs: NeedsOf,
+        reads: ReadsOf,
         steps: int,
         patch: int,
         patches_per_image: int,
+        context: int = 0,
         device: torch.device | str = "cpu",
         threads: int | None = None,
-        decoder: Decoder | None = None,
     ) -> None:
         """Nothing is read yet.
 
         Args:
             files: The images; indices of the plan refer to these lists.
-            plan, needs: Pure functions of the step.
+            plan, reads: Pure functions of the step. There are no stored centroids to read.
             steps: The end of training: nothing is read for this step and later ones.
             patch: LR pixels.
             patches_per_image: The sampler's k.
+            context: LR pixels around a patch in a window.
             device: Where the patches are wanted.
             threads: Images that are decoded side by side.
-            decoder: Files to pixels.
 
         Raises:
             UserError: DALI is not installed.
         """
         load_dali("files")  # Pillow alone would be too slow
-        self._cutter = _Cutter(files, patch, decoder or Decoder())
-        self._plan, self._needs = plan, needs
+        self._cutter = _Cutter(files, reads, patch, patch + 2 * context)
+        self._plan, self._reads = plan, reads
         self._steps, self._lead = steps, patches_per_image
         self._horizon = 2 * patches_per_image
-        self._device, self._threads = torch.device(device), threads or default_threads()
-        self._wrap = PatchBatch(len(plan(0).index), patch, files.scale, self._device)
-        # One OpenMP thread each: idle teams of theirs would make every parallel loop of the training thread, too, sleep
-        # and be woken where it now waits spinning, which costs it three times as long.
-        self._pool = ThreadPoolExecutor(
-            self._threads, thread_name_prefix="files", initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._side_by_side = SideBySide(len(plan(0).index), patch, context, files.scale, device)
+        self._pool = workers("files", threads)
         self._next = -1  # the step that `_visits` is in line with
         self._visits: Iterator[tuple[int, Visit | None]] = iter(())
         self._begun = 0  # steps before this one have all their patches under way
         self._patches: dict[tuple[int, int], tuple[Future[dict[str, Tensor]], int]] = {}
 
-    def fetch(self, step: int) -> tuple[TrainingSet, Plan]:
+    def fetch(self, step: int) -> Patches:
         """See `Source`."""
         if not 0 <= step < self._steps:
             raise ValueError(f"step {step} is not in 0 .. {self._steps - 1}")
@@ -120,15 +115,14 @@ class Files:
         self._next = -1  # until it has gone well
         # One pass through a group ahead: the next group's images are decoded while this one's patches last.
         self._begin(min(step + 1 + self._lead, self._steps))
-        plan = self._plan(step)
-        parts = [self._patches.pop((step, sample)) for sample in range(len(plan.index))]
-        cut = [(visit.result(), number) for visit, number in parts]
-        needed = self._needs(step)._asdict()
-        patches = {
-            kind: self._stack([patch[kind][number] for patch, number in cut]) for kind in cut[0][0] if needed[kind]
-        }
+        plan, kinds = self._plan(step), self._reads(step)
+        visits_of_step = [self._patches.pop((step, sample)) for sample in range(len(plan.index))]
+        cut = [(visit.result(), number) for visit, number in visits_of_step]
+        whole, parts = self._side_by_side.room(kinds)
+        for kind, part in parts.items():
+            torch.stack([patches[kind][number] for patches, number in cut], out=part)
         self._next = step + 1
-        return self._wrap(patches, plan)
+        return self._side_by_side.patches(whole, kinds, plan)
 
     def free_centroids(self) -> None:
         """See `Source`: none are held."""
@@ -137,12 +131,6 @@ class Files:
         """See `Source`."""
         self._drop()
         self._pool.shutdown()
-
-    def _stack(self, patches: list[Tensor]) -> Tensor:
-        if self._device.type == "cpu":
-            return torch.stack(patches)
-        pinned = torch.empty((len(patches), *patches[0].shape), dtype=torch.uint8, pin_memory=True)
-        return torch.stack(patches, out=pinned).to(self._device, non_blocking=True)
 
     def _restart(self, step: int) -> None:
         self._drop()
@@ -177,9 +165,11 @@ def visits(plan: PlanOf, first: int, steps: int, horizon: int) -> Iterator[tuple
     known = first
     for step in range(first, steps):
         while known < min(step + horizon + 1, steps):
-            index, top, left = (column.tolist() for column in plan(known)[:3])
-            for sample, image in enumerate(index):
-                waiting.setdefault(image, deque()).append(Place(known, sample, top[sample], left[sample]))
+            p = plan(known)
+            index = p.index.tolist()
+            corners = (p.top, p.left, p.top - p.inner_top, p.left - p.inner_left)
+            for sample, (image, *corner) in enumerate(zip(index, *(c.tolist() for c in corners), strict=True)):
+                waiting.setdefault(image, deque()).append(Place(known, sample, *corner))
             plans.append(index)
             known += 1
         for image in plans.popleft():
@@ -192,50 +182,53 @@ def visits(plan: PlanOf, first: int, steps: int, horizon: int) -> Iterator[tuple
 class _Cutter:
     """Decodes an image and cuts the patches of a visit; called from several threads."""
 
-    def __init__(self, files: ImageFiles, patch: int, decode: Decoder) -> None:
-        self._files, self._patch, self._decode = files, patch, decode
+    def __init__(self, files: ImageFiles, reads: ReadsOf, patch: int, window: int) -> None:
+        self._files, self._reads, self._patch, self._window = files, reads, patch, window
         self._heights, self._widths = files.heights, files.widths
+        self._decode = Decoder()
 
     def __call__(self, visit: Visit) -> dict[str, Tensor]:
-        """`hr` `(k, scale patch, scale patch, 3)` and `lr` `(k, patch, patch, 3)`, uint8, not oriented."""
-        files, image = self._files, visit.image
+        """Of every kind that a step of the visit reads: `(k, side, side, 3)` uint8, not oriented."""
+        files, image, scale = self._files, visit.image, self._files.scale
+        kinds = {kind for place in visit.places for kind in self._reads(place.step)}
         hr = self._read(files.hr[image], int(files.hr_heights[image]), int(files.hr_widths[image]))
-        if files.lr is None:
-            return self._with_bicubic(hr, visit)
-        lr = self._read(files.lr[image], int(self._heights[image]), int(self._widths[image]))
+        lr = None
+        if files.lr is not None and kinds & {"lr", "window"}:
+            lr = self._read(files.lr[image], int(self._heights[image]), int(self._widths[image]))
         corners = [(place.top, place.left) for place in visit.places]
-        return {"hr": _squares(hr, corners, self._patch, files.scale), "lr": _squares(lr, corners, self._patch)}
+        squares = {"lr": (corners, self._patch)}
+        squares["window"] = [(place.window_top, place.window_left) for place in visit.places], self._window
+        cut = {"hr": _squares(hr, corners, self._patch, scale)} if "hr" in kinds else {}
+        for kind in kinds & squares.keys():
+            at, side = squares[kind]
+            cut[kind] = self._bicubic(hr, image, at, side) if lr is None else _squares(lr, at, side)
+        return cut
 
     def _read(self, path: str, height: int, width: int) -> Image:
         image = self._decode(Path(path), Notes()).pixels  # what is converted was said when the files were listed
         if image.shape[:2] != (height, width):
             raise UserError(
                 f"{path} is {image.shape[1]} x {image.shape[0]} pixels now and was {width} x {height} when training "
-                "began; put the old file back, or begin anew"
+                "began; put the old file back, or begin again"
             )
         return image
 
-    def _with_bicubic(self, hr: Image, visit: Visit) -> dict[str, Tensor]:
-        """HR patches, and their LR as the whole image's LR has it: filtered with what surrounds them."""
-        scale, patch = self._files.scale, self._patch
-        height, width = self._heights[visit.image : visit.image + 1], self._widths[visit.image : visit.image + 1]
-        top, left = (torch.tensor([place[i] for place in visit.places]) for i in (2, 3))
-        corners = window(top, left, height, width, patch, _REACH)
-        row, column, inner_row, inner_column = (corner.tolist() for corner in corners)
-        rows, columns = (min(patch + 2 * _REACH, int(side)) * scale for side in (height, width))
-        windows = torch.stack(
+    def _bicubic(self, hr: Image, image: int, corners: Sequence[tuple[int, int]], side: int) -> Tensor:
+        """Squares of the whole image's LR, made of what they see alone."""
+        scale = self._files.scale
+        height, width = self._heights[image : image + 1], self._widths[image : image + 1]
+        top, left = torch.tensor(corners).T
+        row, column, inner_row, inner_column = window(top, left, height, width, side, REACH)
+        rows, columns = (min(side + 2 * REACH, int(length)) * scale for length in (height, width))
+        seen = torch.stack(
             [
                 torch.from_numpy(hr[y * scale : y * scale + rows, x * scale : x * scale + columns])
-                for y, x in zip(row, column, strict=True)
+                for y, x in zip(row.tolist(), column.tolist(), strict=True)
             ]
         )
-        lr = bicubic_downsample(windows.permute(0, 3, 1, 2), scale, rounding="matlab").permute(0, 2, 3, 1)
-        inner = list(enumerate(zip(inner_row, inner_column, strict=True)))
-        side = patch * scale
-        return {
-            "hr": torch.stack([windows[i, y * scale :, x * scale :][:side, :side] for i, (y, x) in inner]),
-            "lr": torch.stack([lr[i, y : y + patch, x : x + patch] for i, (y, x) in inner]),
-        }
+        lr = bicubic_downsample(seen.permute(0, 3, 1, 2), scale, rounding="matlab").permute(0, 2, 3, 1)
+        inner = zip(lr, inner_row.tolist(), inner_column.tolist(), strict=True)
+        return torch.stack([one[y : y + side, x : x + side] for one, y, x in inner])
 
 
 def _squares(image: Image, corners: Sequence[tuple[int, int]], patch: int, scale: int = 1) -> Tensor:

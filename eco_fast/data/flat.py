@@ -1,7 +1,7 @@
 """Images in memory, back to back in one tensor: HR, LR and the teacher's centroids."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -70,12 +70,21 @@ class TrainingSet:
         """Where the images lie."""
         return self.lr.data.device
 
+    @property
+    def heights(self) -> Tensor:
+        """LR pixels, int64 `(N,)`."""
+        return self.lr.heights
+
+    @property
+    def widths(self) -> Tensor:
+        """LR pixels, int64 `(N,)`."""
+        return self.lr.widths
+
+    def by_kind(self) -> dict[str, FlatImages]:
+        """What there is, by name."""
+        kinds = {"hr": self.hr, "lr": self.lr, "centroid": self.centroid, "centroid_lr": self.centroid_lr}
+        return {kind: images for kind, images in kinds.items() if images is not None}
+
     def to(self, device: torch.device | str) -> "TrainingSet":
         """The same set on another device."""
-        return replace(
-            self,
-            hr=self.hr.to(device),
-            lr=self.lr.to(device),
-            centroid=None if self.centroid is None else self.centroid.to(device),
-            centroid_lr=None if self.centroid_lr is None else self.centroid_lr.to(device),
-        )
+        return TrainingSet(scale=self.scale, **{kind: images.to(device) for kind, images in self.by_kind().items()})

@@ -24,7 +24,7 @@ import numpy as np
 
 from eco_fast.data.decode import Decoder
 from eco_fast.data.find import find_images, hr_folder, pair_files, unique
-from eco_fast.data.images import image_size
+from eco_fast.data.header import image_size
 from eco_fast.data.notes import Notes
 from eco_fast.data.pixels import Image, bicubic_lr, crop_to_multiple, one_torch_thread
 from eco_fast.data.store import (

@@ -1,26 +1,10 @@
-"""The choice between the sources `resident` and `packed`, by what fits on the device."""
+"""What images take in memory, and what is free there."""
 
 import os
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-
-def choose_source(
-    stored: int, training: int, device: torch.device | str, *, free: int | None = None
-) -> Literal["resident", "packed"]:
-    """What `auto` means: `resident` if everything fits on the device, else `packed`.
-
-    Args:
-        stored: Bytes of all images, see `resident_bytes`.
-        training: Bytes that networks, optimiser and activations will take.
-        device: Where training runs.
-        free: Bytes; measured if not given.
-    """
-    room = free_memory(device) if free is None else free
-    return "resident" if stored + training <= room else "packed"
 
 
 def resident_bytes(heights: Tensor, widths: Tensor, scale: int, *, centroids: bool) -> int:

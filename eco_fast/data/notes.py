@@ -33,13 +33,12 @@ class Notes:
         with self._lock:
             return sorted(self._names)
 
-    def copy(self) -> "Notes":
-        """Notes of their own with the same counts."""
-        other = Notes()
-        with self._lock:
-            other._names = {kind: list(names) for kind, names in self._names.items()}
-            other._tolerated = set(self._tolerated)
-        return other
+    def take(self, other: "Notes") -> None:
+        """Add what other notes have counted."""
+        with self._lock, other._lock:
+            for kind, names in other._names.items():
+                self._names.setdefault(kind, []).extend(names)
+            self._tolerated |= other._tolerated
 
     def lines(self) -> list[str]:
         """One line per kind, with the first three names: "4 images left out: a.png, b.png, c.png, ..."."""

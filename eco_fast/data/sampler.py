@@ -31,6 +31,8 @@ class Plan(NamedTuple):
     left: Tensor  # LR pixels
     orientation: Tensor  # 0..7: bit 0 flips left-right, bit 1 flips up-down, then bit 2 transposes
     uniform: Tensor  # float64 in [0, 1), for decisions per sample
+    inner_top: Tensor  # where the patch lies in its window, see `window`; LR pixels
+    inner_left: Tensor
 
     def to(self, device: torch.device | str) -> "Plan":
         """The same plan on another device; to a GPU by one pinned copy, which the host does not await."""
@@ -66,8 +68,9 @@ class Sampler:
         patches_per_image: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        context: int = 0,
     ) -> None:
-        """Sizes in LR pixels `(N,)`, `patch` in LR pixels, `batch` of all ranks together.
+        """Sizes in LR pixels `(N,)`, `patch` in LR pixels, `batch` of all ranks together, `context` as in `window`.
 
         Raises:
             ValueError: No image, an image smaller than the patch, or a number out of range.
@@ -82,6 +85,7 @@ class Sampler:
         if batch % world_size:
             raise UserError(f"batch {batch} cannot be split evenly between {world_size} processes; change data.batch")
         self._patch, self._batch, self._seed, self._copies = patch, batch, seed, patches_per_image
+        self._context = context
         share = batch // world_size
         self._mine = np.arange(rank * share, (rank + 1) * share, dtype=np.int64)
 
@@ -103,12 +107,21 @@ class Sampler:
         counter = position.astype(np.uint64)
         corner = _hash(_key(self._seed, _CORNER), counter)
         rest = _hash(_key(self._seed, _REST), counter)
+        heights, widths = self._heights[index], self._widths[index]
+        top = torch.from_numpy(_below(corner >> np.uint64(32), heights - self._patch + 1))
+        left = torch.from_numpy(_below(corner & _LOW_32, widths - self._patch + 1))
+        inner_top = inner_left = torch.zeros_like(top)
+        if self._context:
+            sizes = torch.from_numpy(heights), torch.from_numpy(widths)
+            _, _, inner_top, inner_left = window(top, left, *sizes, self._patch, self._context)
         return Plan(
             index=torch.from_numpy(index),
-            top=torch.from_numpy(_below(corner >> np.uint64(32), self._heights[index] - self._patch + 1)),
-            left=torch.from_numpy(_below(corner & _LOW_32, self._widths[index] - self._patch + 1)),
+            top=top,
+            left=left,
             orientation=torch.from_numpy((rest & np.uint64(7)).astype(np.int64)),
             uniform=torch.from_numpy((rest >> np.uint64(11)).astype(np.float64) * 2.0**-53),
+            inner_top=inner_top,
+            inner_left=inner_left,
         )
 
     def _images(self, position: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,7 +1,10 @@
-"""Where patches come from: what every source does, the resident one, and what the others share."""
+"""Where patches come from: what every source hands out, and what a step cuts from it."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from math import prod
 from typing import NamedTuple, Protocol
 
 import torch
@@ -9,29 +12,88 @@ from torch import Tensor
 
 from eco_fast.data.flat import FlatImages, TrainingSet
 from eco_fast.data.sampler import Plan
-
-
-class Needs(NamedTuple):
-    """Which kinds of patches a step reads; the others are not fetched."""
-
-    lr: bool
-    centroid_lr: bool
-    hr: bool
-    centroid: bool
-
+from eco_kernels import gather_mix, gather_patches
 
 PlanOf = Callable[[int], Plan]  # step -> its patches; the same for every call
-NeedsOf = Callable[[int], Needs]  # step -> what it reads; the same for every call
+ReadsOf = Callable[[int], tuple[str, ...]]  # step -> the kinds that it reads, of `KINDS`; the same for every call
+
+_MAX_THREADS = 8  # patches come faster than any network takes them long before
+
+KINDS = ("lr", "centroid_lr", "hr", "centroid", "window")
+"""What a step may read of a patch. A window is LR too, with so much around it that an online teacher sees no edge."""
+
+
+class Patches(NamedTuple):
+    """The patches of a batch where a source has them: whole images on the device, or patches that are cut already.
+
+    Patches that are cut lie side by side as images of their own. Either way the same kernels orient and blend them,
+    which makes all sources agree to the bit.
+    """
+
+    images: Mapping[str, FlatImages]  # by kind
+    plan: Plan  # on the device of the images, and of their corners
+    patch: int  # LR pixels
+    scale: int
+    window: Tensor | None = None  # (B, 3, side, side) uint8, channels_last, not oriented
+
+    def target(self, kind: str) -> Tensor:
+        """Cut and orient `hr` or `centroid`.
+
+        Returns:
+            `(B, 3, scale patch, scale patch)` uint8 in channels_last layout: bytes of the images, not copied again.
+
+        Raises:
+            ValueError: They were not read.
+        """
+        return _cut(self._of(kind), self.plan, self.patch, self.scale)
+
+    def input(self, alpha: Tensor, reads: Sequence[str] = ("lr", "centroid_lr")) -> Tensor:
+        """The student's input, `alpha * lr + (1 - alpha) * centroid_lr`, in one go.
+
+        Args:
+            alpha: Weight of the real image, fp32, 0-dim or `(B,)`.
+            reads: Where it lacks one of the two, every weight of that one is 0: it need not be there.
+
+        Returns:
+            `(B, 3, patch, patch)` fp32 in [0, 1], channels_last.
+
+        Raises:
+            ValueError: One that is needed was not read, or none is needed.
+        """
+        used = [self._of(kind) for kind in ("lr", "centroid_lr") if kind in reads]
+        if not used:
+            raise ValueError("an input needs LR, centroid LR or both")
+        # A lone one stands in for its partner, whose weight is 0: one code path, hence the same bits on both sides of
+        # a phase change.
+        real, centroid = used[0], used[-1]
+        plan = self.plan
+        return gather_mix(
+            real.data,
+            centroid.data,
+            real.offsets,
+            real.widths,
+            plan.index,
+            plan.top,
+            plan.left,
+            plan.orientation,
+            self.patch,
+            alpha,
+        )
+
+    def _of(self, kind: str) -> FlatImages:
+        if kind not in self.images:
+            raise ValueError(f"this batch holds no {kind}")
+        return self.images[kind]
 
 
 class Source(Protocol):
-    """Where the patches of a step come from. All sources give the same patches for the same plan, bit for bit.
+    """Gives the patches of a step. All sources give the same for the same plan, bit for bit.
 
     Steps may be fetched in any order; going on from one to the next is the fast way.
     """
 
-    def fetch(self, step: int) -> tuple[TrainingSet, Plan]:
-        """The images that `make_batch` cuts the step's patches from, and the plan that says where.
+    def fetch(self, step: int) -> Patches:
+        """The patches of a step, of the kinds that it reads.
 
         Raises:
             UserError: A file cannot be read.
@@ -50,58 +112,119 @@ class Source(Protocol):
 class Resident:
     """The source `resident`: all images lie on the device. Nothing is copied or waited for in a step."""
 
-    def __init__(self, images: TrainingSet, plan: PlanOf) -> None:
-        """`images` on the device that trains."""
-        self.images, self._plan = images, plan
+    def __init__(self, images: TrainingSet, plan: PlanOf, reads: ReadsOf, patch: int, context: int = 0) -> None:
+        """`images` on the device that trains; `patch` and the `context` of windows in LR pixels."""
+        self._images, self._scale, self._device = images.by_kind(), images.scale, images.device
+        self._plan, self._reads = plan, reads
+        self._patch, self._side = patch, patch + 2 * context
 
-    def fetch(self, step: int) -> tuple[TrainingSet, Plan]:
+    def fetch(self, step: int) -> Patches:
         """See `Source`."""
-        return self.images, self._plan(step)
+        plan = self._plan(step).to(self._device)
+        window = None
+        if "window" in self._reads(step):
+            around = plan._replace(
+                top=plan.top - plan.inner_top,
+                left=plan.left - plan.inner_left,
+                orientation=torch.zeros_like(plan.orientation),
+            )
+            window = _cut(self._images["lr"], around, self._side)
+        return Patches(self._images, plan, self._patch, self._scale, window)
 
     def free_centroids(self) -> None:
         """Let go of what only the teacher's part of training reads."""
-        self.images = replace(self.images, centroid=None, centroid_lr=None)
+        self._images = {kind: images for kind, images in self._images.items() if kind in ("lr", "hr")}
 
     def close(self) -> None:
         """See `Source`."""
 
 
-class PatchBatch:
-    """Wraps patches that were cut already, but not oriented, as a training set whose images they are.
+class Layout(NamedTuple):
+    """Where the patches of a batch lie in one piece of memory."""
 
-    Orientation and blend then happen in the same kernels for every source, which makes the sources agree to the bit.
-    """
+    shapes: dict[str, tuple[int, int, int, int]]  # by kind: (B, side, side, 3)
+    starts: dict[str, int]
+    size: int  # bytes in all
 
-    def __init__(self, batch: int, patch: int, scale: int, device: torch.device | str) -> None:
-        """`patch` in LR pixels."""
-        self._scale, self._device = scale, device
-        self._index = torch.arange(batch, device=device)
+    def parts(self, whole: Tensor) -> dict[str, Tensor]:
+        """The patches of each kind; views."""
+        return {kind: whole[self.starts[kind] :][: prod(s)].view(s) for kind, s in self.shapes.items()}
+
+
+class SideBySide:
+    """Makes `Patches` of patches that were cut on the host, by one copy to the device for all kinds together."""
+
+    def __init__(self, batch: int, patch: int, context: int, scale: int, device: torch.device | str) -> None:
+        """`patch` and `context` in LR pixels."""
+        self._batch, self._patch, self._scale, self._device = batch, patch, scale, torch.device(device)
+        self._window = patch + 2 * context
+        self._index = torch.arange(batch, device=self._device)
         self._corner = torch.zeros_like(self._index)
-        sides = {"lr": patch, "centroid_lr": patch, "hr": patch * scale, "centroid": patch * scale}
-        self._sides = {kind: torch.full_like(self._index, side) for kind, side in sides.items()}
-        self._offsets = {kind: self._index * (side * side * 3) for kind, side in sides.items()}
+        self._layout, self._as_images = cache(self._new_layout), cache(self._squares)
 
-    def __call__(self, patches: Mapping[str, Tensor], plan: Plan) -> tuple[TrainingSet, Plan]:
-        """The batch.
+    def room(self, kinds: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Memory of the host for a batch, pinned for a GPU: as a whole, and `(B, side, side, 3)` uint8 of each kind."""
+        layout = self._layout(kinds)
+        whole = torch.empty(layout.size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        return whole, layout.parts(whole)
+
+    def patches(self, whole: Tensor, kinds: tuple[str, ...], plan: Plan) -> Patches:
+        """The batch, on the device; its copy is ordered on the current stream.
 
         Args:
-            patches: Kind -> uint8 `(B, side, side, 3)` on the device, the needed kinds only.
-            plan: The step's; index and corners are replaced, since the patches lie side by side now.
+            whole: From `room`, filled.
+            kinds: As given there.
+            plan: The step's, whose index and corners are replaced.
         """
-        images = TrainingSet(
-            hr=self._flat("hr", patches) or self._nothing(),
-            lr=self._flat("lr", patches) or self._nothing(),
-            scale=self._scale,
-            centroid=self._flat("centroid", patches),
-            centroid_lr=self._flat("centroid_lr", patches),
-        )
-        return images, plan._replace(index=self._index, top=self._corner, left=self._corner)
+        parts = self._layout(kinds).parts(whole.to(self._device, non_blocking=True))
+        window = parts.pop("window", None)
+        images = {kind: FlatImages(part.view(-1), *self._as_images(part.shape[1])) for kind, part in parts.items()}
+        here = plan._replace(index=self._index, top=self._corner, left=self._corner).to(self._device)
+        return Patches(images, here, self._patch, self._scale, None if window is None else window.permute(0, 3, 1, 2))
 
-    def _flat(self, kind: str, patches: Mapping[str, Tensor]) -> FlatImages | None:
-        if kind not in patches:
-            return None
-        return FlatImages(patches[kind].view(-1), self._offsets[kind], self._sides[kind], self._sides[kind])
+    def _new_layout(self, kinds: tuple[str, ...]) -> Layout:
+        sides = {kind: self._patch * (self._scale if kind in ("hr", "centroid") else 1) for kind in kinds}
+        if "window" in sides:
+            sides["window"] = self._window
+        starts, end = {}, 0
+        for kind, side in sides.items():
+            starts[kind] = end
+            end += -(-self._batch * side * side * 3 // 256) * 256  # kernels read wide words from such a place on
+        shapes = {kind: (self._batch, side, side, 3) for kind, side in sides.items()}
+        return Layout(shapes, starts, end)
 
-    def _nothing(self) -> FlatImages:
-        none = self._index[:0]
-        return FlatImages(none.to(torch.uint8), none, none, none)
+    def _squares(self, side: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Offsets, heights and widths of the patches as images."""
+        sides = torch.full_like(self._index, side)
+        return self._index * (side * side * 3), sides, sides
+
+
+def default_threads() -> int:
+    """Threads that read ahead: the cores this process may use, within reason."""
+    return min(len(os.sched_getaffinity(0)), _MAX_THREADS)
+
+
+def workers(name: str, threads: int | None = None) -> ThreadPoolExecutor:
+    """Threads that read ahead, as many as this process has cores for.
+
+    With one OpenMP thread each: idle teams of theirs would make every parallel loop of the training thread, too, sleep
+    and be woken where it now waits spinning, which costs it three times as long.
+    """
+    return ThreadPoolExecutor(
+        threads or default_threads(), thread_name_prefix=name, initializer=torch.set_num_threads, initargs=(1,)
+    )
+
+
+def _cut(images: FlatImages, plan: Plan, patch: int, scale: int = 1) -> Tensor:
+    """Squares of `scale patch` pixels, oriented: `(B, 3, scale patch, scale patch)` channels_last."""
+    squares = gather_patches(
+        images.data,
+        images.offsets,
+        images.widths,
+        plan.index,
+        plan.top * scale,
+        plan.left * scale,
+        plan.orientation,
+        patch * scale,
+    )
+    return squares.permute(0, 3, 1, 2)

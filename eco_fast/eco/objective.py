@@ -23,18 +23,11 @@ MODES = ("vanilla", "kd", "eco-centroid", "eco", "alpha-sample")
 
 
 class Blend(NamedTuple):
-    """The weights of the real pair in one batch.
-
-    `input` and `target` are fp32 tensors, 0-dim or one per sample `(B,)`. The four flags say which images the batch
-    reads at all: a pair whose weight is 0 is never fetched.
-    """
+    """The weights of the real pair in one batch: fp32 tensors, 0-dim or one per sample `(B,)`."""
 
     input: Tensor
     target: Tensor
-    needs_lr: bool
-    needs_centroid_lr: bool
-    needs_hr: bool
-    needs_centroid: bool
+    reads: tuple[str, ...]  # as `reads` gives it
 
 
 def needs_teacher(mode: str) -> bool:
@@ -47,24 +40,49 @@ def uses_alpha(mode: str) -> bool:
     return mode in ("eco", "alpha-sample")
 
 
+def reads(mode: str, alpha: float) -> tuple[str, ...]:
+    """The images that a batch reads, of "lr", "centroid_lr", "hr" and "centroid": one whose weight is 0 is left out.
+
+    Args:
+        mode: One of `MODES`.
+        alpha: Weight of the real pair at this step, in [0, 1].
+
+    Raises:
+        ValueError: Unknown mode.
+    """
+    a_in, a_out = _weights(mode, alpha)
+    weights = {"lr": a_in, "centroid_lr": 1 - a_in, "hr": a_out, "centroid": 1 - a_out}
+    return tuple(kind for kind, weight in weights.items() if weight > 0)
+
+
 def blend(mode: str, alpha: float, uniform: Tensor) -> Blend:
     """The weights of one batch.
 
     Args:
         mode: One of `MODES`.
         alpha: Weight of the real pair at this step, in [0, 1].
-        uniform: `(B,)` numbers in [0, 1), one per sample; `alpha-sample` draws with them. The weights lie beside it.
+        uniform: `(B,)` numbers in [0, 1), one per sample, on the device of the weights; `alpha-sample` draws with them.
 
     Raises:
         ValueError: Unknown mode.
     """
+    kinds = reads(mode, alpha)
     if mode == "alpha-sample":
         real = (uniform < alpha).to(torch.float32)
-        any_real, any_centroid = alpha > 0, alpha < 1
-        return Blend(real, real, any_real, any_centroid, any_real, any_centroid)
-    weights = {"vanilla": (1.0, 1.0), "kd": (1.0, 0.0), "eco-centroid": (0.0, 0.0), "eco": (alpha, alpha)}
+        return Blend(real, real, kinds)
+    real_in, real_out = (torch.full((), weight, device=uniform.device) for weight in _weights(mode, alpha))
+    return Blend(real_in, real_out, kinds)
+
+
+def _weights(mode: str, alpha: float) -> tuple[float, float]:
+    """Of the real image in the input and in the target; of `alpha-sample` the chances."""
+    weights = {
+        "vanilla": (1.0, 1.0),
+        "kd": (1.0, 0.0),
+        "eco-centroid": (0.0, 0.0),
+        "eco": (alpha, alpha),
+        "alpha-sample": (alpha, alpha),
+    }
     if mode not in weights:
         raise ValueError(f"unknown mode {mode!r}; one of {', '.join(MODES)}")
-    a_in, a_out = weights[mode]
-    real_in, real_out = (torch.full((), a, device=uniform.device) for a in (a_in, a_out))  # filled there, not copied
-    return Blend(real_in, real_out, a_in > 0, a_in < 1, a_out > 0, a_out < 1)
+    return weights[mode]

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from eco_fast.data.decode import read_image
 from eco_fast.data.find import find_images
-from eco_fast.data.images import read_image
 from eco_fast.data.notes import Notes, first_names
 from eco_fast.data.pixels import bicubic_lr, crop_to_multiple, one_torch_thread
 from eco_fast.errors import UserError

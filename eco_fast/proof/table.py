@@ -51,7 +51,7 @@ TABLE = (
     Check("switches", 100, 40, _BOTH, "training:switches", "what must not change the weights"),
     Check("step-wide", 90, 35, _BOTH, "step_contest:wide", "EDSR-baseline x4, batch 128, with Adam and LAMB"),
     Check("step-rcan", 70, 25, _BOTH, "step_contest:eager_and_graph", "a step of RCAN x4, batch 16", _RCAN),
-    Check("packed", 50, 20, _BOTH, "step_contest:packed", "patches through DALI against resident ones"),
+    Check("mapped", 50, 20, _BOTH, "step_contest:mapped", "patches cut from files against resident ones"),
     Check(
         "profile", 120, 40, _BOTH, "step_contest:profile", "where the time of a step goes: kernels, launches, idle time"
     ),

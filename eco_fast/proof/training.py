@@ -76,9 +76,9 @@ class Training:
         online = {"teacher.mode": "online"}
         return self._same(self.weights(online | {"run.lanes": True}), self.reference(online))
 
-    def packed(self) -> Evidence:
-        """Patches read from files by DALI."""
-        return self._same(self.weights({"data.source": "packed"}), self.reference())
+    def mapped(self) -> Evidence:
+        """Patches cut from files, ahead of the step."""
+        return self._same(self.weights({"data.source": "mapped"}), self.reference())
 
     def compiled(self) -> Evidence:
         """The student through torch.compile."""
@@ -224,7 +224,7 @@ SWITCHES: dict[str, Callable[[Training], Evidence]] = {
     "two equal runs": Training.repeat,
     "lanes on and off": Training.lanes,
     "online teacher, lanes on and off": Training.online,
-    "packed and resident": Training.packed,
+    "mapped and resident": Training.mapped,
     "compiled and eager": Training.compiled,
     "CUDA graph and single launches": Training.graph,
     "kernels and plain PyTorch": Training.kernels,

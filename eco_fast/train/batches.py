@@ -1,29 +1,67 @@
-"""The batch of a step: alpha and what follows from it, which patches, from which source, by which teacher."""
+"""The batches of a run: alpha and what follows from it, patches from their source, the teacher, one step ahead."""
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator
 from functools import cached_property
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from eco_fast.config import Config
 from eco_fast.data.sampler import Sampler
-from eco_fast.data.source import Needs, PlanOf, Source
+from eco_fast.data.source import Patches, Source
 from eco_fast.eco.alpha import make_schedule
-from eco_fast.eco.objective import Blend, blend
-from eco_fast.errors import UserError
-from eco_fast.train.images import patches_per_image
+from eco_fast.eco.objective import Blend, blend, reads
+from eco_fast.train.images import open_source, patches_per_image
 from eco_fast.train.inputs import Inputs
 from eco_fast.train.lane import Lane, streams_of
-from eco_fast.train.online import OnlineTeacher
-from eco_fast.train.precision import AUTOCAST
+from eco_fast.train.online import OnlineTeacher, online_teacher
 from eco_fast.train.speed import Budget
-from eco_fast.train.step import Batch, StudentStep, make_batch
+from eco_fast.train.world import World
+
+
+class Batch(NamedTuple):
+    """What one update reads: the blended input, and the two images of the target, None where its weight is 0."""
+
+    x: Tensor  # (B, 3, P, P) fp32 in [0, 1], channels_last
+    hr: Tensor | None  # (B, 3, sP, sP) uint8, channels_last
+    centroid: Tensor | None  # like hr, or fp32
+    alpha: Tensor  # weight of hr in the target, 0-dim or (B,)
+
+    def parts(self, count: int) -> Iterator["Batch"]:
+        """The batch in `count` equal pieces."""
+        if count == 1:
+            yield self
+            return
+        pieces = [[None] * count if t is None or t.ndim == 0 else t.chunk(count) for t in self]
+        for x, hr, centroid, alpha in zip(*pieces, strict=True):
+            yield Batch(x, hr, centroid, self.alpha if alpha is None else alpha)
+
+
+def stored_batch(patches: Patches, weights: Blend) -> Batch:
+    """A batch of patches whose centroids are stored, or not read."""
+    return Batch(
+        x=patches.input(weights.input, weights.reads),
+        hr=patches.target("hr") if "hr" in weights.reads else None,
+        centroid=patches.target("centroid") if "centroid" in weights.reads else None,
+        alpha=weights.target,
+    )
+
+
+def online_batch(patches: Patches, weights: Blend, teacher: OnlineTeacher) -> Batch:
+    """A batch whose centroids the teacher makes now, of the patches' windows."""
+    x, centroid = teacher.pair(patches, weights.input)
+    return Batch(
+        x=x,
+        hr=patches.target("hr") if "hr" in weights.reads else None,
+        centroid=centroid if "centroid" in weights.reads else None,
+        alpha=weights.target,
+    )
 
 
 class Phases:
-    """Pure functions of the step.
+    """What every step of a run reads; pure functions of the step.
 
     Where alpha rises from 0 to 1 three phases follow each other: HR is not read while alpha is 0, and nothing of the
     teacher once alpha is 1.
@@ -42,15 +80,13 @@ class Phases:
         """The weights of a batch; `uniform` `(B,)` in [0, 1) are its samples' own numbers."""
         return blend(self._mode, self.alpha(step), uniform)
 
-    def needs(self, step: int) -> Needs:
-        """The kinds of patches that a step reads."""
-        weights = self.weights(step, torch.zeros(1))
-        return Needs(weights.needs_lr, weights.needs_centroid_lr, weights.needs_hr, weights.needs_centroid)
+    def reads(self, step: int) -> tuple[str, ...]:
+        """The images that a step reads."""
+        return reads(self._mode, self.alpha(step))
 
     def reads_teacher(self, step: int) -> bool:
         """Whether a step reads anything that the teacher makes."""
-        needs = self.needs(step)
-        return needs.centroid or needs.centroid_lr
+        return any(kind.startswith("centroid") for kind in self.reads(step))
 
     @cached_property
     def last_of_teacher(self) -> int:
@@ -66,48 +102,36 @@ class BatchMaker:
     """Makes batches. `made` counts them by what they read, and those that ran the teacher."""
 
     def __init__(
-        self,
-        phases: Phases,
-        plan: PlanOf,
-        source: Source,
-        patch: int,
-        online: OnlineTeacher | None = None,
-        budget: Budget | None = None,
+        self, phases: Phases, source: Source, teacher: OnlineTeacher | None = None, budget: Budget | None = None
     ) -> None:
         """Nothing is read yet.
 
         Args:
             phases: Of the run.
-            plan: Of this process's share of every batch.
-            source: Where patches come from.
-            patch: LR pixels.
-            online: The teacher, where centroids are not stored.
+            source: Where patches come from, of the kinds that `fetched` names.
+            teacher: The online one, where centroids are not stored.
             budget: Where the time of reading and of the teacher is counted.
         """
         self.made: Counter[str] = Counter()
-        self._phases, self._plan, self._source, self._patch, self._online = phases, plan, source, patch, online
+        self._phases, self._source, self._teacher = phases, source, teacher
         self._budget = budget or Budget("cpu")
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step, by work on the current stream."""
-        needs = self._phases.needs(step)
-        self.made.update(kind for kind, needed in zip(Needs._fields, needs, strict=True) if needed)
-        if self._online is not None and self._phases.reads_teacher(step):
-            self.made["teacher"] += 1
-            with self._budget.part("teacher"):
-                plan = self._plan(step).to(self._online.device)
-                return self._online.batch(plan, self._phases.weights(step, plan.uniform))
         with self._budget.part("data"):
-            images, plan = self._source.fetch(step)
-            plan = plan.to(images.device)
-            return make_batch(images, plan, self._patch, self._phases.weights(step, plan.uniform))
+            patches = self._source.fetch(step)
+        weights = self._phases.weights(step, patches.plan.uniform)
+        self.made.update(weights.reads)
+        if patches.window is None or self._teacher is None:
+            return stored_batch(patches, weights)
+        self.made["teacher"] += 1
+        with self._budget.part("teacher"):
+            return online_batch(patches, weights, self._teacher)
 
     def free_teacher(self) -> None:
         """Let go of the teacher, or of what is stored of it. Nothing may ask for it after that."""
         self._source.free_centroids()
-        if self._online is not None:
-            self._online.free()
-            self._online = None
+        self._teacher = None
 
     def close(self) -> None:
         """Stop the source."""
@@ -115,10 +139,12 @@ class BatchMaker:
 
 
 class Batches:
-    """Sampler, source or online teacher, lane. `take` a batch, then say `done` to have the next one begun."""
+    """Sampler, source, teacher, lane. `take` a batch, then say `done` to have the next one begun."""
 
-    def __init__(self, config: Config, inputs: Inputs, state: StudentStep) -> None:
-        images, data, world = inputs.images, config.data, state.world
+    def __init__(self, config: Config, inputs: Inputs, world: World, budget: Budget) -> None:
+        images, data = inputs.images, config.data
+        teacher = None if inputs.teacher is None else online_teacher(config, inputs.teacher, images)
+        context = config.teacher.context if teacher else 0
         sampler = Sampler(
             images.heights,
             images.widths,
@@ -129,11 +155,19 @@ class Batches:
             patches_per_image=patches_per_image(config),
             rank=world.rank,
             world_size=world.size,
+            context=context,
         )
         self.phases = Phases(config)
-        source = images.open(sampler.plan, self.phases.needs)
-        online = _online_teacher(config, inputs)
-        self.maker = BatchMaker(self.phases, sampler.plan, source, data.patch, online, state.budget)
+
+        def fetched(step: int) -> tuple[str, ...]:
+            """An online teacher makes centroids, and the LR of the patch lies in its window."""
+            kinds = self.phases.reads(step)
+            if teacher is None or not self.phases.reads_teacher(step):
+                return kinds
+            return ("window", "hr") if "hr" in kinds else ("window",)
+
+        source = open_source(config, images, sampler.plan, fetched, context)
+        self.maker = BatchMaker(self.phases, source, teacher, budget)
         self.lane = Lane(self.maker, streams_of(config.run.device), overlap=config.run.lanes)
         self._last = config.run.steps - 1
 
@@ -154,21 +188,3 @@ class Batches:
         """Let everything go."""
         self.lane.close()
         self.maker.close()
-
-
-def _online_teacher(config: Config, inputs: Inputs) -> OnlineTeacher | None:
-    """The teacher of a run that makes its centroids while training; None where they are stored or not needed."""
-    if inputs.teacher is None:
-        return None
-    if inputs.images.resident is None:
-        raise UserError("teacher.mode=online needs the images in memory; use --set data.source=resident")
-    settings = config.teacher
-    return OnlineTeacher(
-        inputs.teacher,
-        inputs.images.resident,
-        config.data.patch,
-        context=settings.context,
-        precision=AUTOCAST.get(settings.precision),
-        rounded=settings.rounding == "8bit",
-        compile_=config.run.compile,
-    )

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from eco_fast.config import Config
+from eco_fast.train.batches import Batch
 from eco_fast.train.optim import takes_device_scalars
-from eco_fast.train.step import Batch, StudentStep
+from eco_fast.train.step import StudentStep
 from eco_fast.train.world import World
 
 _WARM_UP = 3  # updates of each kind that run as they are: libraries choose their kernels, memory finds its size
@@ -19,7 +20,7 @@ def why_not(config: Config, world: World, *, resident: bool) -> str | None:
         return "graphs are of CUDA devices"
     if world.size > 1:
         return "it is kept to one process"
-    if not resident:  # DALI frees what it handed out from a thread that waits for the device, which breaks a capture
+    if not resident:  # the others copy through pinned memory, whose events a thread may look at during a capture
         return "only data.source=resident reads without a thread that waits for the device"
     if not takes_device_scalars(config.optim.name):
         return f"the optimiser {config.optim.name} decides on the host whether to skip"

@@ -1,8 +1,7 @@
 """From the configuration to a source of patches: which store, which images of it, resident or read from disk."""
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -10,17 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from eco_fast.config import Config
-from eco_fast.data.dali import has_dali, load_dali
-from eco_fast.data.decode import Decoder
 from eco_fast.data.files import Files, ImageFiles
 from eco_fast.data.find import find_images, hr_folder, pair_files, unique
 from eco_fast.data.flat import TrainingSet
-from eco_fast.data.images import image_size
-from eco_fast.data.make_store import Teacher, prepare
-from eco_fast.data.memory import choose_source, free_memory, resident_bytes
+from eco_fast.data.header import image_size
+from eco_fast.data.make_store import prepare
+from eco_fast.data.mapped import ArrayFiles, Mapped
+from eco_fast.data.memory import free_memory, resident_bytes
 from eco_fast.data.notes import Notes
-from eco_fast.data.packed import Packed, PackedFiles
-from eco_fast.data.source import NeedsOf, PlanOf, Resident, Source
+from eco_fast.data.source import PlanOf, ReadsOf, Resident, Source
 from eco_fast.data.store import (
     Entry,
     PreparedStore,
@@ -35,19 +32,33 @@ from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.train.teacher import store_teacher, warn_of_a_weak_teacher
 
-
-@dataclass(frozen=True)
-class TrainingImages:
-    """The images of a run and how to get at them."""
-
-    heights: Tensor  # LR pixels, int64 (N,)
-    widths: Tensor
-    open: Callable[[PlanOf, NeedsOf], Source]
-    resident: TrainingSet | None  # where they lie in memory
-    notes: Notes
+Images = TrainingSet | ArrayFiles | ImageFiles
+"""The images of a run: on the device, as arrays of a store on disk, or as the original files."""
 
 
-def load_images(config: Config, teacher: nn.Module | None, display: Display) -> TrainingImages:
+def open_source(config: Config, images: Images, plan: PlanOf, reads: ReadsOf, context: int) -> Source:
+    """The source of a run's patches.
+
+    Args:
+        config: Resolved.
+        images: The indices of the plan refer to these.
+        plan, reads: Pure functions of the step.
+        context: LR pixels around a patch in a window.
+
+    Raises:
+        UserError: DALI is needed and not installed.
+    """
+    steps, patch, device = config.run.steps, config.data.patch, config.run.device
+    match images:
+        case TrainingSet():
+            return Resident(images, plan, reads, patch, context)
+        case ArrayFiles():
+            return Mapped(images, plan, reads, steps, patch, context, device)
+        case ImageFiles():
+            return Files(images, plan, reads, steps, patch, patches_per_image(config), context, device)
+
+
+def load_images(config: Config, teacher: nn.Module | None, display: Display) -> Images:
     """Find, prepare and check the training images.
 
     Args:
@@ -58,16 +69,21 @@ def load_images(config: Config, teacher: nn.Module | None, display: Display) -> 
     Raises:
         UserError: Images are missing or wrong, or the source cannot be had.
     """
-    data = config.data
-    if not data.train:
+    if not config.data.train:
         raise UserError("no training images are named; give a folder with --train DIR")
-    if data.source == "packed":
-        load_dali("packed")  # now, not after minutes of decoding
-    images = _from_files(config, teacher) if data.source == "files" else _from_store(config, teacher, display)
-    for line in images.notes.lines():
+    notes = Notes()
+    if config.data.source == "files":
+        if teacher is not None:
+            raise UserError(
+                "data.source=files has no stored centroids; use --set teacher.mode=online, or --set data.source=mapped"
+            )
+        images: Images = _from_files(config, notes)
+    else:
+        images = _from_store(config, teacher, display, notes)
+    for line in notes.lines():
         display.line(line)
-    if data.strict:
-        images.notes.raise_if_any()
+    if config.data.strict:
+        notes.raise_if_any()
     return images
 
 
@@ -101,98 +117,62 @@ def sizes_in_headers(files: Iterable[Path]) -> tuple[Tensor, Tensor]:
     return heights, widths
 
 
-def chosen_source(config: Config, heights: Tensor, widths: Tensor, *, centroids: bool) -> str:
-    """`resident` or `packed`: as configured, or what fits on the device.
-
-    Args:
-        config: With the device resolved.
-        heights, widths: HR pixels `(N,)`; images that hold no patch are not counted.
-        centroids: Whether the teacher's images are stored too.
-
-    Raises:
-        UserError: The images have to be read from disk, and DALI is not installed.
-    """
-    data, device, scale = config.data, config.run.device, config.scale
-    if data.source != "auto":
-        return data.source
-    held = torch.minimum(heights, widths) // scale >= data.patch
-    stored = resident_bytes(heights[held], widths[held], scale, centroids=centroids)
-    training, free = _room_for_training(device), free_memory(device)
-    chosen = choose_source(stored, training, device, free=free)
-    if chosen == "packed" and not has_dali():
-        raise UserError(
-            f"the training images take {stored >> 20:,} MB decoded, which beside {training >> 20:,} MB for training do "
-            f"not fit into the {free >> 20:,} MB that are free on {device}, and reading patches from disk needs NVIDIA "
-            "DALI; pip install nvidia-dali-cuda130, name fewer images, or try it nevertheless with --set "
-            "data.source=resident"
-        )
-    return chosen
-
-
-def _from_store(config: Config, network: nn.Module | None, display: Display) -> TrainingImages:
+def _from_store(config: Config, network: nn.Module | None, display: Display, notes: Notes) -> TrainingSet | ArrayFiles:
     data, scale, device = config.data, config.scale, config.run.device
     teacher = None if network is None else store_teacher(network, scale, config.teacher.precision, device)
-    path, centroids = named_store(config), teacher is not None
+    # Make the store, or bring it up to date.
+    path = named_store(config)
     if path is None:
-        if data.source == "auto" and not has_dali():  # the same
-            chosen_source(config, *sizes_in_headers(training_files(config)), centroids=centroids)
         path = data.store or cache_folder(config)
         prepare(data.train, [scale], path, lr_dir=data.train_lr, teacher=teacher, progress=display.rate)
+    # Open it, and find the images that serve.
     with display.count("checking") as count:
         store = PreparedStore.open(path, progress=count)
     if teacher is not None and teacher.identity not in store.teachers(scale):
         raise UserError(f"{path} has no centroids of this teacher at x{scale}; run eco-fast prepare with --teacher")
-    notes = store.notes.copy()
+    notes.take(store.notes)
     entries = store.holding(scale, data.patch, notes)
-    heights, widths = sizes(entries)
-    if chosen_source(config, heights, widths, centroids=centroids) == "packed":
-        files = _packed_files(store, entries, scale, teacher)
-
-        def open_packed(plan: PlanOf, needs: NeedsOf) -> Source:
-            return Packed(files, plan, needs, config.run.steps, data.patch, device)
-
-        return TrainingImages(heights // scale, widths // scale, open_packed, None, notes)
+    identity = None if teacher is None else teacher.identity
+    # Leave it on disk, or load it.
+    if data.source == "mapped" or (data.source == "auto" and not _fits(config, entries, centroids=teacher is not None)):
+        return _array_files(store, entries, scale, identity)
     with display.count("loading") as count:
-        identity = None if teacher is None else teacher.identity
         images = store.training_set(scale, entries, teacher=identity, progress=count)
     if teacher is not None:
         warn_of_a_weak_teacher(images, display)
-    return _resident(images, device, notes)
+    return images.to(device)
 
 
-def _packed_files(store: PreparedStore, entries: list[Entry], scale: int, teacher: Teacher | None) -> PackedFiles:
+def _fits(config: Config, entries: list[Entry], *, centroids: bool) -> bool:
+    """Whether all images fit on the device, beside what training takes there."""
+    device = config.run.device
+    stored = resident_bytes(*sizes(entries), config.scale, centroids=centroids)
+    # Networks, optimiser and activations: half a GPU, 2 GB on the CPU.
+    training = torch.cuda.mem_get_info()[1] // 2 if device == "cuda" else 2 << 30
+    return stored + training <= free_memory(device)
+
+
+def _array_files(store: PreparedStore, entries: list[Entry], scale: int, teacher: str | None) -> ArrayFiles:
     def paths(kind: str) -> list[str]:
         return [str(store.file(kind, entry)) for entry in entries]
 
     heights, widths = sizes(entries)
-    made = None if teacher is None else [kind(scale, teacher.identity) for kind in (centroid_kind, centroid_lr_kind)]
-    return PackedFiles(
+    return ArrayFiles(
         scale,
         heights // scale,
         widths // scale,
         paths(hr_kind()),
         paths(lr_kind(scale)),
-        None if made is None else paths(made[0]),
-        None if made is None else paths(made[1]),
+        None if teacher is None else paths(centroid_kind(scale, teacher)),
+        None if teacher is None else paths(centroid_lr_kind(scale, teacher)),
     )
 
 
-def _resident(images: TrainingSet, device: str, notes: Notes) -> TrainingImages:
-    heights, widths = images.lr.heights, images.lr.widths
-    on_device = images.to(device)
-    return TrainingImages(heights, widths, lambda plan, needs: Resident(on_device, plan), on_device, notes)
-
-
-def _from_files(config: Config, teacher: nn.Module | None) -> TrainingImages:
+def _from_files(config: Config, notes: Notes) -> ImageFiles:
     """The original files, decoded while training."""
     data, scale = config.data, config.scale
-    if data.decoder == "mixed" and config.run.device != "cuda":
-        raise UserError("data.decoder=mixed decodes on a GPU and run.device is cpu; leave it out")
-    if teacher is not None:
-        raise UserError("data.source=files has no stored centroids; use --set data.source=packed, or --mode vanilla")
     files = training_files(config)
     own = None if data.train_lr is None else pair_files(files, data.train_lr, scale)
-    notes = Notes()
     kept, heights, widths = [], [], []
     for i, file in enumerate(files):
         height, width = image_size(file, notes)
@@ -205,7 +185,7 @@ def _from_files(config: Config, teacher: nn.Module | None) -> TrainingImages:
         widths.append(width)
     if not kept:
         raise UserError("no training image holds a patch; give larger images or a smaller data.patch")
-    images = ImageFiles(
+    return ImageFiles(
         scale,
         torch.tensor(heights),
         torch.tensor(widths),
@@ -213,19 +193,7 @@ def _from_files(config: Config, teacher: nn.Module | None) -> TrainingImages:
         None if own is None else [str(own[i]) for i in kept],
     )
 
-    def open_files(plan: PlanOf, needs: NeedsOf) -> Source:
-        device, each = config.run.device, patches_per_image(config)
-        decoder = Decoder(gpu=torch.cuda.current_device() if data.decoder == "mixed" else None)
-        return Files(images, plan, needs, config.run.steps, data.patch, each, device, decoder=decoder)
-
-    return TrainingImages(images.heights, images.widths, open_files, None, notes)
-
 
 def patches_per_image(config: Config) -> int:
     """`data.patches_per_image`, where 0 stands for what suits the source."""
     return config.data.patches_per_image or (16 if config.data.source == "files" else 1)
-
-
-def _room_for_training(device: str) -> int:
-    """Bytes left to networks, optimiser and activations when `auto` decides: half a GPU, 2 GB on the CPU."""
-    return torch.cuda.mem_get_info()[1] // 2 if device == "cuda" else 2 << 30

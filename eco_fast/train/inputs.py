@@ -12,14 +12,14 @@ from eco_fast.eco.objective import needs_teacher
 from eco_fast.evaluate.benchmark import Pair, load_benchmark
 from eco_fast.models import build
 from eco_fast.models.weights import load_matching
-from eco_fast.train.images import TrainingImages, load_images
+from eco_fast.train.images import Images, load_images
 from eco_fast.train.teacher import load_teacher, refuse_shared_storage
 
 
 class Inputs(NamedTuple):
     """Everything a run reads, loaded and checked before the first step."""
 
-    images: TrainingImages
+    images: Images
     valid: list[Pair]
     student: nn.Module
     teacher: nn.Module | None  # one that runs online; a cached one has done its work
@@ -32,22 +32,22 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display) -> 
     """
     data, device = config.data, config.run.device
     student = load_student(config, display)
-    if needs_teacher(config.mode):
+    if not needs_teacher(config.mode):
+        teacher = None
+    else:
         teacher = teacher or load_teacher(config.teacher, config.scale)
         refuse_shared_storage(teacher, student)
+        teacher.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stub
+    online = config.teacher.mode == "online" or (config.teacher.mode == "auto" and data.source == "files")
     valid_notes = Notes()
     valid = load_benchmark(data.valid, config.scale, data.valid_lr, valid_notes) if data.valid else []
-    online = teacher if needs_teacher(config.mode) and config.teacher.mode == "online" else None
-    stored = teacher if needs_teacher(config.mode) and online is None else None
-    for network in filter(None, (online, stored)):
-        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stub
-    images = load_images(config, stored, display)
+    images = load_images(config, None if online else teacher, display)
     for line in valid_notes.lines():
         display.line(f"validation: {line}")
     display.line(f"{len(images.heights)} training images, {len(valid)} validation images")
     if data.valid is not None and data.valid.resolve() in {path.resolve() for path in data.train}:
         display.line(f"WARNING: {data.valid} is trained on and validated on; its PSNR says little about other images")
-    return Inputs(images, valid, student, online)
+    return Inputs(images, valid, student, teacher if online else None)
 
 
 def load_student(config: Config, display: Display) -> nn.Module:

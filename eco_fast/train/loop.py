@@ -35,7 +35,7 @@ class Loop:
 
     def __init__(self, config: Config, folder: RunFolder, inputs: Inputs, state: StudentStep, display: Display) -> None:
         self.config, self.folder, self.valid, self.state, self.display = config, folder, inputs.valid, state, display
-        self.batches = Batches(config, inputs, state)
+        self.batches = Batches(config, inputs, state.world, state.budget)
         self.update = GraphedStep(state) if config.run.graph else state
         self.log = Log(config, folder, state, self.batches)
         self.collapse = CollapseGuard(config.run.steps)

@@ -7,112 +7,111 @@ and oriented last, since neither a teacher nor the 8-bit bicubic commutes with a
 import torch
 from torch import Tensor, nn
 
-from eco_fast.data.flat import TrainingSet
-from eco_fast.data.patches import target_patches
-from eco_fast.data.sampler import Plan, window
-from eco_fast.eco.objective import Blend
+from eco_fast.config import Config
+from eco_fast.data.source import Patches
 from eco_fast.errors import UserError
-from eco_fast.train.machine import Forward, compiled
-from eco_fast.train.step import Batch
+from eco_fast.train.images import Images
+from eco_fast.train.machine import compiled
+from eco_fast.train.precision import AUTOCAST
 from eco_kernels import downsample_mix, gather_patches
+from eco_kernels.bicubic import REACH
+
+
+def online_teacher(config: Config, network: nn.Module, images: Images) -> "OnlineTeacher":
+    """The teacher of a run that makes its centroids while training.
+
+    Args:
+        config: Resolved.
+        network: Frozen, on its device.
+        images: Of the run, with LR sizes.
+
+    Raises:
+        UserError: An image is smaller than a window, or the context is too small.
+    """
+    settings, patch = config.teacher, config.data.patch
+    if settings.context < REACH:
+        raise UserError(
+            f"teacher.context is {settings.context}; the bicubic reaches {REACH} LR pixels, "
+            f"so it must be {REACH} or more"
+        )
+    side = patch + 2 * settings.context
+    smallest = int(torch.minimum(images.heights, images.widths).min())
+    if smallest < side:
+        raise UserError(
+            f"the online teacher needs images of {side} LR pixels a side, the smallest has {smallest}; "
+            "leave small images out, lower data.patch, or use --set teacher.mode=cached"
+        )
+    return OnlineTeacher(
+        network,
+        precision=AUTOCAST.get(settings.precision),
+        rounded=settings.rounding == "8bit",
+        compile_=config.run.compile,
+    )
 
 
 class OnlineTeacher:
-    """Makes batches with a network instead of stored centroids.
+    """Makes centroids of the windows around patches.
 
-    A window of `patch + 2 context` LR pixels is cut around every patch and slides to lie inside the image: where it
-    ends at a side of the image, that is the true border, elsewhere `context` pixels surround the patch. 2 pixels make
-    the downsampled centroid exact for the window's centroid; more of them bring that closer to the whole image's.
+    A window of `patch + 2 context` LR pixels slides to lie inside its image: where it ends at a side of the image, that
+    is the true border, elsewhere `context` pixels surround the patch. 2 pixels make the downsampled centroid exact for
+    the window's centroid; more of them bring that closer to the whole image's.
     """
 
     def __init__(
-        self,
-        teacher: nn.Module,
-        images: TrainingSet,
-        patch: int,
-        *,
-        context: int = 2,
-        precision: torch.dtype | None = None,
-        rounded: bool = True,
-        compile_: str = "off",
+        self, network: nn.Module, *, precision: torch.dtype | None = None, rounded: bool = True, compile_: str = "off"
     ) -> None:
         """Nothing is computed yet.
 
         Args:
-            teacher: Frozen; float `(B, 3, h, w)` in [0, 1] to `(B, 3, scale h, scale w)`.
-            images: HR and LR on the teacher's device; every image has room for a window.
-            patch: LR pixels.
-            context: LR pixels on each side, 2 at least.
+            network: Frozen; float `(B, 3, h, w)` in [0, 1] to `(B, 3, scale h, scale w)`.
             precision: Of autocast; None computes in fp32.
             rounded: Clamp and round the centroid to 8 bit, as stored ones are.
             compile_: As `run.compile`, resolved.
+        """
+        self._forward = compiled(network, compile_)
+        self._precision, self._rounded = precision, rounded
+
+    def pair(self, patches: Patches, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's input, and the centroids of the patches.
+
+        Args:
+            patches: With their windows.
+            alpha: Weight of the real image in the input, fp32, 0-dim or `(B,)`.
+
+        Returns:
+            `alpha lr + (1 - alpha) down(centroid)`, `(B, 3, patch, patch)` fp32 in [0, 1], and the centroids
+            `(B, 3, scale patch, scale patch)`, uint8 or, not rounded, fp32; both channels_last and oriented.
 
         Raises:
-            UserError: An image is smaller than a window, or the context is too small.
+            ValueError: The patches have no windows.
         """
-        if context < 2:
-            raise UserError(f"teacher.context is {context}; the bicubic reaches 2 LR pixels, so it must be 2 or more")
-        self._teacher: Forward | None = compiled(teacher, compile_)
-        self._images, self._patch, self._context = images, patch, context
-        self._precision, self._rounded = precision, rounded
-        self._side = patch + 2 * context
-        smallest = int(torch.minimum(images.lr.heights, images.lr.widths).min())
-        if smallest < self._side:
-            raise UserError(
-                f"the online teacher needs images of {self._side} LR pixels a side, the smallest has {smallest}; "
-                "leave small images out, lower data.patch, or use --set teacher.mode=cached"
-            )
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images lie."""
-        return self._images.device
-
-    def batch(self, plan: Plan, weights: Blend) -> Batch:
-        """The patches of a plan, blended; plan and weights on the device of the images."""
-        if not weights.needs_centroid and not weights.needs_centroid_lr:
-            raise ValueError("this batch needs no teacher")
-        images, scale = self._images, self._images.scale
-        heights, widths = images.lr.heights[plan.index], images.lr.widths[plan.index]
-        top, left, inner_top, inner_left = window(plan.top, plan.left, heights, widths, self._patch, self._context)
-        corner = plan._replace(top=top, left=left, orientation=torch.zeros_like(top))
-        lr = target_patches(images.lr, corner, self._side)
-        centroid = self.centroids(lr)
+        if patches.window is None:
+            raise ValueError("an online teacher needs windows, and these patches have none")
+        plan, patch, scale = patches.plan, patches.patch, patches.scale
+        centroid = self.centroids(patches.window)
         x = downsample_mix(
             centroid,
-            lr,
-            weights.input,
+            patches.window,
+            alpha,
             scale,
-            inner_top,
-            inner_left,
-            self._patch,
+            plan.inner_top,
+            plan.inner_left,
+            patch,
             plan.orientation,
             rounding="matlab" if self._rounded else "none",
         )
-        return Batch(
-            x=x,
-            hr=target_patches(images.hr, plan, self._patch, scale) if weights.needs_hr else None,
-            centroid=cut(centroid, inner_top * scale, inner_left * scale, plan.orientation, self._patch * scale)
-            if weights.needs_centroid
-            else None,
-            alpha=weights.target,
-        )
+        top, left = plan.inner_top * scale, plan.inner_left * scale
+        return x, cut(centroid, top, left, plan.orientation, patch * scale)
 
     @torch.no_grad()
     def centroids(self, lr: Tensor) -> Tensor:
         """The teacher's SR of windows, uint8 or, not rounded, fp32; `(B, 3, scale side, scale side)` channels_last."""
-        if self._teacher is None:
-            raise ValueError("the teacher was freed")
         x = lr.float().div_(255)
         with torch.autocast(lr.device.type, self._precision, enabled=self._precision is not None):
-            sr = self._teacher(x).float()
+            sr = self._forward(x).float()
         if self._rounded:
             sr = sr.clamp_(0, 1).mul_(255).add_(0.5).to(torch.uint8)
         return sr.contiguous(memory_format=torch.channels_last)
-
-    def free(self) -> None:
-        """Let the teacher's memory go: from here on alpha is 1."""
-        self._teacher = None
 
 
 def cut(images: Tensor, top: Tensor, left: Tensor, orientation: Tensor, side: int) -> Tensor:

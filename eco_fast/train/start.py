@@ -8,6 +8,7 @@ from torch import nn
 
 from eco_fast.config import Config, differing_keys
 from eco_fast.console import plain_console
+from eco_fast.data.flat import TrainingSet
 from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.train.graph import why_not
@@ -74,7 +75,9 @@ def _train(
         progress = Progress(0, torch.zeros(2, device=config.run.device), None, describe(config.run, world))
         if world.leads:
             folder.start(config)
-    return Loop(config, folder, inputs, state, display).run(progress)
+    loop = Loop(config, folder, inputs, state, display)
+    del inputs  # centroids are let go once alpha is 1: the source alone may hold them
+    return loop.run(progress)
 
 
 @contextmanager
@@ -97,7 +100,7 @@ def out_of_memory_named(config: Config) -> Iterator[None]:
 def _with_or_without_graph(config: Config, world: World, inputs: Inputs, display: Display) -> Config:
     if not config.run.graph:
         return config
-    reason = why_not(config, world, resident=inputs.images.resident is not None)
+    reason = why_not(config, world, resident=isinstance(inputs.images, TrainingSet))
     if reason is None:
         return config
     display.line(f"run.graph is left out: {reason}")

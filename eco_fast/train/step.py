@@ -1,18 +1,13 @@
 """One update of the student: batch, forward, ECO loss with its gradient, clip, optimiser, average."""
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from eco_fast.config import Config
-from eco_fast.data.flat import TrainingSet
-from eco_fast.data.patches import input_patches, target_patches
-from eco_fast.data.sampler import Plan
-from eco_fast.eco.objective import Blend
 from eco_fast.errors import UserError
+from eco_fast.train.batches import Batch
 from eco_fast.train.guard import SkipRule
 from eco_fast.train.machine import compiled
 from eco_fast.train.optim import Ema, clip_gradients, ema_share, learning_rate, make_optimizer, takes_device_scalars
@@ -20,34 +15,6 @@ from eco_fast.train.precision import LossScale, autocast
 from eco_fast.train.speed import Budget
 from eco_fast.train.world import World
 from eco_kernels import eco_l1_with_grad
-
-
-class Batch(NamedTuple):
-    """What one update reads: the blended input, and the two images of the target, None where its weight is 0."""
-
-    x: Tensor  # (B, 3, P, P) fp32 in [0, 1], channels_last
-    hr: Tensor | None  # (B, 3, sP, sP) uint8, channels_last
-    centroid: Tensor | None  # like hr, or fp32
-    alpha: Tensor  # weight of hr in the target, 0-dim or (B,)
-
-    def parts(self, count: int) -> Iterator["Batch"]:
-        """The batch in `count` equal pieces."""
-        if count == 1:
-            yield self
-            return
-        pieces = [[None] * count if t is None or t.ndim == 0 else t.chunk(count) for t in self]
-        for x, hr, centroid, alpha in zip(*pieces, strict=True):
-            yield Batch(x, hr, centroid, self.alpha if alpha is None else alpha)
-
-
-def make_batch(images: TrainingSet, plan: Plan, patch: int, weights: Blend) -> Batch:
-    """Cut the patches of a plan out of images, reading only those whose weight is not 0; all on one device."""
-    return Batch(
-        x=input_patches(images, plan, patch, weights.input, weights.needs_lr, weights.needs_centroid_lr),
-        hr=target_patches(images.hr, plan, patch, images.scale) if weights.needs_hr else None,
-        centroid=target_patches(images.centroid, plan, patch, images.scale) if weights.needs_centroid else None,
-        alpha=weights.target,
-    )
 
 
 class StudentStep:

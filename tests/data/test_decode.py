@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from eco_fast.data import decode as module
-from eco_fast.data.decode import BY_PILLOW, Decoder, to_8bit
-from eco_fast.data.images import image_size, read_image
+from eco_fast.data.decode import BY_PILLOW, Decoder, read_image, to_8bit
+from eco_fast.data.header import image_size
 from eco_fast.data.notes import Notes
 from eco_fast.errors import UserError
 from tests.conftest import make_image

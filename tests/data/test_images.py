@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eco_fast.data.decode import read_image
 from eco_fast.data.find import find_images
-from eco_fast.data.images import image_size, read_image
+from eco_fast.data.header import image_size
 from eco_fast.data.notes import Notes
 from eco_fast.data.pixels import crop_to_multiple
 from eco_fast.errors import UserError

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from eco_fast.data.flat import FlatImages, TrainingSet
-from eco_fast.data.patches import input_patches, target_patches
 from eco_fast.data.pixels import bicubic_lr
 from eco_fast.data.sampler import Plan, Sampler
+from eco_fast.data.source import Patches
 from tests.sets import with_centroids
 
 PATCH = 8
@@ -45,9 +45,14 @@ def plan(ts) -> Plan:
     return plan._replace(orientation=torch.arange(32) % 8)
 
 
-def test_targets_are_cut_and_oriented_in_channels_last(ts, plan):
-    for images in (ts.hr, ts.centroid):
-        batch = target_patches(images, plan, PATCH, ts.scale)
+@pytest.fixture
+def patches(ts, plan) -> Patches:
+    return Patches(ts.by_kind(), plan, PATCH, ts.scale)
+
+
+def test_targets_are_cut_and_oriented_in_channels_last(ts, plan, patches):
+    for kind, images in (("hr", ts.hr), ("centroid", ts.centroid)):
+        batch = patches.target(kind)
         assert batch.shape == (32, 3, PATCH * ts.scale, PATCH * ts.scale) and batch.dtype == torch.uint8
         assert batch.is_contiguous(memory_format=torch.channels_last)
         for k in range(32):
@@ -55,8 +60,8 @@ def test_targets_are_cut_and_oriented_in_channels_last(ts, plan):
 
 
 @pytest.mark.parametrize("weight", [torch.tensor(0.3), torch.linspace(0, 1, 32)])
-def test_input_is_the_blend(ts, plan, weight):
-    batch = input_patches(ts, plan, PATCH, weight)
+def test_input_is_the_blend(ts, plan, patches, weight):
+    batch = patches.input(weight)
     assert batch.shape == (32, 3, PATCH, PATCH) and batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
     for k, a in enumerate(weight.expand(32).double().tolist()):
@@ -65,27 +70,27 @@ def test_input_is_the_blend(ts, plan, weight):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_unneeded_image_changes_no_bit(ts, plan, alpha):
+def test_unneeded_image_changes_no_bit(patches, alpha):
     weight = torch.tensor(alpha)
-    alone = input_patches(ts, plan, PATCH, weight, needs_lr=alpha > 0, needs_centroid_lr=alpha < 1)
-    assert torch.equal(alone, input_patches(ts, plan, PATCH, weight))
+    reads = ("lr", "hr") if alpha else ("centroid_lr", "centroid")
+    assert torch.equal(patches.input(weight, reads), patches.input(weight))
 
 
-def test_missing_centroids_are_named(ts, plan):
-    plain = TrainingSet(ts.hr, ts.lr, ts.scale)
-    assert input_patches(plain, plan, PATCH, torch.tensor(1.0), needs_centroid_lr=False).shape[0] == 32
-    with pytest.raises(ValueError, match="no centroids"):
-        input_patches(plain, plan, PATCH, torch.tensor(0.5))
-    with pytest.raises(ValueError, match="no centroids"):
-        target_patches(plain.centroid, plan, PATCH, ts.scale)
+def test_what_was_not_read_is_named(patches):
+    plain = patches._replace(images={kind: patches.images[kind] for kind in ("hr", "lr")})
+    assert plain.input(torch.tensor(1.0), ("lr",)).shape[0] == 32
+    with pytest.raises(ValueError, match="no centroid_lr"):
+        plain.input(torch.tensor(0.5))
+    with pytest.raises(ValueError, match="no centroid"):
+        plain.target("centroid")
     with pytest.raises(ValueError, match="needs LR"):
-        input_patches(ts, plan, PATCH, torch.tensor(0.5), needs_lr=False, needs_centroid_lr=False)
+        patches.input(torch.tensor(0.5), ("hr",))
 
 
-def test_lr_patch_is_the_downsampled_image_not_the_downsampled_patch(ts, plan):
+def test_lr_patch_is_the_downsampled_image_not_the_downsampled_patch(ts, plan, patches):
     """Exact up to the patch's edge: equal to a crop of the whole image's LR, in every orientation."""
-    lr = input_patches(ts, plan, PATCH, torch.tensor(1.0), needs_centroid_lr=False)
-    hr = target_patches(ts.hr, plan, PATCH, ts.scale)
+    lr = patches.input(torch.tensor(1.0), ("lr",))
+    hr = patches.target("hr")
     inner = slice(2, -2)  # MATLAB's kernel reaches 2 LR pixels: farther in, a patch alone has all it needs
     for k in range(32):
         whole = bicubic_lr(ts.hr.image(int(plan.index[k])), ts.scale)

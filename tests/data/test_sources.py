@@ -5,6 +5,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,14 @@ from torch import Tensor
 
 from eco_fast.data.files import Files, ImageFiles, visits
 from eco_fast.data.flat import FlatImages, TrainingSet
-from eco_fast.data.memory import choose_source, free_memory, resident_bytes
-from eco_fast.data.packed import Packed, PackedFiles
-from eco_fast.data.patches import target_patches
+from eco_fast.data.mapped import ArrayFiles, Mapped
+from eco_fast.data.memory import free_memory, resident_bytes
 from eco_fast.data.pixels import bicubic_lr, crop_to_multiple
 from eco_fast.data.sampler import Plan, Sampler
-from eco_fast.data.source import Needs, NeedsOf, PatchBatch, PlanOf, Resident, Source
+from eco_fast.data.source import KINDS, Patches, PlanOf, ReadsOf, Resident, SideBySide, Source
 from eco_fast.eco.objective import Blend, blend
 from eco_fast.errors import UserError
-from eco_fast.train.step import make_batch
+from eco_fast.train.batches import stored_batch
 
 PATCH, BATCH, COPIES, STEPS = 8, 8, 3, 200
 EXTENSIONS = ("png", "jpg", "webp", "bmp", "tif")
@@ -48,11 +48,18 @@ dali = pytest.mark.usefixtures("dali")
 class Case:
     """Images of odd sizes in every form that a source reads: originals, arrays of a store, resident."""
 
-    def __init__(self, folder: Path, scale: int) -> None:
+    def __init__(self, folder: Path, scale: int, sizes: list[tuple[int, int]] | None = None) -> None:
         rng = np.random.default_rng(scale)
         side = PATCH * scale
         # Two images exactly one patch large (one of them after the crop), one a single LR pixel wider, odd sizes.
-        sizes = [(side, side), (side + scale - 1, side + 1), (side, side + scale), (61, 83), (97, 50), (70, 131)]
+        sizes = sizes or [
+            (side, side),
+            (side + scale - 1, side + 1),
+            (side, side + scale),
+            (61, 83),
+            (97, 50),
+            (70, 131),
+        ]
         self.scale, self.folder = scale, folder
         self.originals, hr = [], []
         for i, (height, width) in enumerate(sizes):
@@ -76,7 +83,7 @@ class Case:
         paths = {kind: [str(folder / kind / f"{i}.npy") for i in range(len(sizes))] for kind in self.arrays}
         self.hr_heights, self.hr_widths = torch.tensor(sizes).T
         self.heights, self.widths = self.hr_heights // scale, self.hr_widths // scale
-        self.packed = PackedFiles(scale, self.heights, self.widths, **paths)
+        self.stored = ArrayFiles(scale, self.heights, self.widths, **paths)
         self.files = ImageFiles(scale, self.hr_heights, self.hr_widths, self.originals)
         self.own_lr = self.files._replace(lr=self.save_lr(folder / "own"))
         flat = {kind: FlatImages.from_arrays(list(images)) for kind, images in self.arrays.items()}
@@ -91,13 +98,13 @@ class Case:
     def sampler(self, rank: int = 0, world_size: int = 1) -> Sampler:
         return Sampler(self.heights, self.widths, self.scale, PATCH, BATCH, 5, COPIES, rank, world_size)
 
-    def open(self, name: str, plan: PlanOf, needs: NeedsOf, steps: int = STEPS) -> Source:
+    def open(self, name: str, plan: PlanOf, reads: ReadsOf, steps: int = STEPS, context: int = 0) -> Source:
         if name == "resident":
-            return Resident(self.resident, plan)
-        if name == "packed":
-            return Packed(self.packed, plan, needs, steps, PATCH, threads=2, segment=64)
+            return Resident(self.resident, plan, reads, PATCH, context)
+        if name == "mapped":
+            return Mapped(self.stored, plan, reads, steps, PATCH, context, threads=2)
         files = self.own_lr if name == "files, own LR" else self.files
-        return Files(files, plan, needs, steps, PATCH, COPIES, threads=2)
+        return Files(files, plan, reads, steps, PATCH, COPIES, context, threads=2)
 
 
 @pytest.fixture(scope="module", params=[2, 3, 4])
@@ -106,16 +113,18 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Only images with room for windows."""
+    return Case(tmp_path_factory.mktemp("large"), 2, sizes=[(36, 37), (61, 83), (97, 50), (70, 131), (40, 200)])
+
+
+@pytest.fixture(scope="module")
 def x4(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(tmp_path_factory.mktemp("case"), 4)
 
 
-def needs_of(weights: Callable[[int], Blend]) -> NeedsOf:
-    def needs(step: int) -> Needs:
-        w = weights(step)
-        return Needs(w.needs_lr, w.needs_centroid_lr, w.needs_hr, w.needs_centroid)
-
-    return needs
+def reads_of(weights: Callable[[int], Blend]) -> ReadsOf:
+    return lambda step: weights(step).reads
 
 
 def eco(step: int) -> Blend:
@@ -127,7 +136,7 @@ def vanilla(step: int) -> Blend:
     return blend("vanilla", 1.0, torch.zeros(1))
 
 
-REAL = needs_of(vanilla)
+REAL = reads_of(vanilla)
 
 
 def upright(plan: PlanOf) -> PlanOf:
@@ -144,44 +153,66 @@ def parts(batch: tuple[Tensor | None, ...]) -> list[Tensor]:
 
 def assert_equal_batches(source: Source, truth: Source, weights: Callable[[int], Blend], steps: range) -> None:
     for step in steps:
-        ours, theirs = (parts(make_batch(*s.fetch(step), PATCH, weights(step))) for s in (source, truth))
+        ours, theirs = (parts(stored_batch(s.fetch(step), weights(step))) for s in (source, truth))
         assert len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)), step
 
 
 @dali
 @pytest.mark.parametrize("turn", [True, False])
 @pytest.mark.parametrize(
-    ("name", "weights"), [("packed", eco), ("packed", vanilla), ("files", vanilla), ("files, own LR", vanilla)]
+    ("name", "weights"), [("mapped", eco), ("mapped", vanilla), ("files", vanilla), ("files, own LR", vanilla)]
 )
 def test_sources_agree_to_the_bit(case: Case, name: str, weights: Callable[[int], Blend], turn: bool) -> None:
     plan = case.sampler().plan if turn else upright(case.sampler().plan)
-    source, truth = (case.open(n, plan, needs_of(weights)) for n in (name, "resident"))
+    source, truth = (case.open(n, plan, reads_of(weights)) for n in (name, "resident"))
     assert_equal_batches(source, truth, weights, range(STEPS))
     source.close()
 
 
 @dali
-@pytest.mark.parametrize("name", ["packed", "files", "files, own LR"])
+@pytest.mark.parametrize("name", ["mapped", "files", "files, own LR"])
 def test_patches_are_crops_of_the_whole_images(case: Case, name: str) -> None:
     """Not only like another source, but like NumPy's slices of what was saved."""
     plan = case.sampler().plan
-    kinds = tuple(case.arrays) if name == "packed" else ("hr", "lr")
-    source = case.open(name, plan, lambda step: Needs(*(kind in kinds for kind in Needs._fields)))
+    kinds = tuple(case.arrays) if name == "mapped" else ("hr", "lr")
+    source = case.open(name, plan, lambda step: kinds)
     for step in range(20):
-        batch, where = source.fetch(step)
-        original = plan(step)
+        patches, original = source.fetch(step), plan(step)
         for kind in kinds:
             factor = 1 if kind.endswith("lr") else case.scale
-            cut = target_patches(getattr(batch, kind), where._replace(orientation=original.index * 0), PATCH, factor)
             for k, (i, top, left) in enumerate(zip(*(c.tolist() for c in original[:3]), strict=True)):
                 side, y, x = PATCH * factor, top * factor, left * factor
                 expected = case.arrays[kind][i][y : y + side, x : x + side]
-                np.testing.assert_array_equal(cut[k].permute(1, 2, 0).numpy(), expected)
+                np.testing.assert_array_equal(patches.images[kind].image(k), expected)
     source.close()
 
 
 @dali
-@pytest.mark.parametrize("name", ["packed", "files"])
+@pytest.mark.parametrize("name", ["resident", "mapped", "files", "files, own LR"])
+@pytest.mark.parametrize("context", [2, 5])
+def test_windows_are_crops_of_the_whole_images(name: str, context: int, large: Case) -> None:
+    """At the sides of an image they slide inside; patches of the same steps are where they were."""
+    sampler = Sampler(large.heights, large.widths, large.scale, PATCH, BATCH, 5, COPIES, context=context)
+    source = large.open(name, sampler.plan, lambda step: ("window", "hr"), context=context)
+    side, slid = PATCH + 2 * context, 0
+    for step in range(20):
+        patches, original = source.fetch(step), sampler.plan(step)
+        assert patches.window is not None and patches.window.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(patches.plan.inner_top, original.inner_top)
+        for k in range(BATCH):
+            image, y, x = (int(c[k]) for c in original[:3])
+            height, width = large.arrays["lr"][image].shape[:2]
+            top, left = (min(max(at - context, 0), length - side) for at, length in ((y, height), (x, width)))
+            slid += (top, left) != (y - context, x - context)
+            assert (int(original.inner_top[k]), int(original.inner_left[k])) == (y - top, x - left)
+            expected = large.arrays["lr"][image][top : top + side, left : left + side]
+            np.testing.assert_array_equal(patches.window[k].permute(1, 2, 0).numpy(), expected)
+    assert slid > 20
+    source.close()
+
+
+@dali
+@pytest.mark.parametrize("name", ["mapped", "files"])
 def test_any_step_can_be_fetched_next(x4: Case, name: str) -> None:
     """Resuming in a fresh source, seeking both ways in a used one, and the last step of all."""
     plan = x4.sampler().plan
@@ -199,27 +230,26 @@ def test_any_step_can_be_fetched_next(x4: Case, name: str) -> None:
 
 @dali
 def test_batches_outlive_the_steps_after_them(x4: Case) -> None:
-    """Patches share DALI's memory; it must not be used again while they are held."""
+    """Their memory must not be used again while they are held."""
     plan = x4.sampler().plan
-    for name in ("packed", "files"):
+    for name in ("mapped", "files"):
         source, truth = (x4.open(n, plan, REAL) for n in (name, "resident"))
         held = [source.fetch(step) for step in range(60)]
         source.close()
-        for step, (images, where) in enumerate(held):
-            expected = target_patches(truth.fetch(step)[0].hr, plan(step), PATCH, 4)
-            assert torch.equal(target_patches(images.hr, where, PATCH, 4), expected)
+        for step, patches in enumerate(held):
+            assert torch.equal(patches.target("hr"), truth.fetch(step).target("hr"))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize("name", ["resident", "packed", "files"])
+@pytest.mark.parametrize("name", ["resident", "mapped", "files"])
 def test_ranks_share_the_global_batch(x4: Case, name: str, world_size: int, request: pytest.FixtureRequest) -> None:
-    if name != "resident":
+    if name == "files":
         request.getfixturevalue("dali")
     truth = x4.open("resident", x4.sampler().plan, REAL)
     ranks = [x4.open(name, x4.sampler(rank, world_size).plan, REAL) for rank in range(world_size)]
     for step in [*range(12), 90, 91]:
-        whole = parts(make_batch(*truth.fetch(step), PATCH, vanilla(step))[:3])
-        shares = [parts(make_batch(*rank.fetch(step), PATCH, vanilla(step))[:3]) for rank in ranks]
+        whole = parts(stored_batch(truth.fetch(step), vanilla(step))[:3])
+        shares = [parts(stored_batch(rank.fetch(step), vanilla(step))[:3]) for rank in ranks]
         assert all(
             torch.equal(torch.cat(pieces), w) for pieces, w in zip(zip(*shares, strict=True), whole, strict=True)
         )
@@ -227,20 +257,28 @@ def test_ranks_share_the_global_batch(x4: Case, name: str, world_size: int, requ
         rank.close()
 
 
-@dali
 def test_what_is_not_needed_is_not_read(x4: Case, tmp_path: Path) -> None:
     missing = [str(tmp_path / "missing.npy")] * len(x4.originals)
-    plan, needs = x4.sampler().plan, needs_of(eco)
+    plan, reads = x4.sampler().plan, reads_of(eco)
     without = {"hr": range(40), "lr": range(40), "centroid": range(150, 190), "centroid_lr": range(150, 190)}
     for kind, steps in without.items():
-        source = Packed(x4.packed._replace(**{kind: missing}), plan, needs, STEPS, PATCH, threads=1)
-        truth = x4.open("resident", plan, needs)
+        source = Mapped(x4.stored._replace(**{kind: missing}), plan, reads, STEPS, PATCH, threads=1)
+        truth = x4.open("resident", plan, reads)
         assert_equal_batches(source, truth, eco, steps)
         with pytest.raises(UserError, match=r"missing\.npy"):
             source.fetch(100)
         source.close()
-    batch, _ = x4.open("packed", plan, needs).fetch(0)
-    assert len(batch.hr) == len(batch.lr) == 0 and batch.centroid is not None
+    source = x4.open("mapped", plan, reads)
+    assert source.fetch(0).images.keys() == {"centroid", "centroid_lr"}
+    source.close()
+
+
+def test_more_arrays_than_may_be_mapped(x4: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eco_fast.data.mapped._MAPS", 2)
+    plan = x4.sampler().plan
+    source, truth = (x4.open(n, plan, REAL) for n in ("mapped", "resident"))
+    assert_equal_batches(source, truth, vanilla, range(20))
+    source.close()
 
 
 def test_visits_decode_an_image_once_for_all_its_patches() -> None:
@@ -294,11 +332,11 @@ def test_files_that_only_pillow_decodes_well(x4: Case, tmp_path: Path, kind: str
     source = Files(files, x4.sampler().plan, REAL, STEPS, PATCH, COPIES, threads=2)
     seen = 0
     for step in range(12):
-        images, _ = source.fetch(step)
+        images = source.fetch(step).images
         plan = x4.sampler().plan(step)
         for k in (plan.index == 3).nonzero().flatten().tolist():
             y, x = int(plan.top[k]) * 4, int(plan.left[k]) * 4
-            np.testing.assert_array_equal(images.hr.image(k), whole[y : y + 32, x : x + 32])
+            np.testing.assert_array_equal(images["hr"].image(k), whole[y : y + 32, x : x + 32])
             seen += 1
     source.close()
     assert seen > 3
@@ -329,13 +367,24 @@ def test_a_file_that_changed_under_training_is_named(
     source.close()
 
 
-@dali
-@pytest.mark.parametrize("content", [b"", b"no array", None])
-def test_a_broken_array_is_named(x4: Case, tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "broken.npy"
-    path.write_bytes(Path(x4.packed.hr[3]).read_bytes()[:-400] if content is None else content)
-    files = x4.packed._replace(hr=[*x4.packed.hr[:3], str(path), *x4.packed.hr[4:]])
-    source = Packed(files, x4.sampler().plan, REAL, STEPS, PATCH, threads=2)
+@pytest.mark.parametrize("content", ["empty", "no array", "short", "missing", "smaller", "fp32", "Fortran"])
+def test_a_broken_array_is_named(x4: Case, tmp_path: Path, content: str) -> None:
+    path, whole = tmp_path / "broken.npy", Path(x4.stored.hr[3]).read_bytes()
+    match content:
+        case "empty":
+            path.write_bytes(b"")
+        case "no array":
+            path.write_bytes(b"no array")
+        case "short":
+            path.write_bytes(whole[:-400])
+        case "smaller":
+            np.save(path, x4.arrays["hr"][0])
+        case "fp32":
+            np.save(path, x4.arrays["hr"][3].astype(np.float32))
+        case "Fortran":
+            np.save(path, np.asfortranarray(x4.arrays["hr"][3]))
+    files = x4.stored._replace(hr=[*x4.stored.hr[:3], str(path), *x4.stored.hr[4:]])
+    source = Mapped(files, x4.sampler().plan, REAL, STEPS, PATCH, threads=2)
     with pytest.raises(UserError, match=r"cannot read patches: .*broken\.npy.*--verify") as error:
         for step in range(20):
             source.fetch(step)
@@ -345,7 +394,7 @@ def test_a_broken_array_is_named(x4: Case, tmp_path: Path, content: bytes | None
 
 @dali
 def test_nothing_runs_after_close(x4: Case) -> None:
-    for name in ("packed", "files"):
+    for name in ("mapped", "files"):
         before = threading.active_count()
         source = x4.open(name, x4.sampler().plan, REAL)
         source.fetch(0)
@@ -354,33 +403,42 @@ def test_nothing_runs_after_close(x4: Case) -> None:
         assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("name", ["packed", "files"])
-def test_without_dali_resident_works_and_the_others_say_what_to_install(
-    x4: Case, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_dali_files_says_what_to_install(x4: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [m for m in sys.modules if m.startswith("nvidia")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "nvidia", None)
     plan = x4.sampler().plan
-    images, where = x4.open("resident", plan, REAL).fetch(0)
-    assert make_batch(images, where, PATCH, vanilla(0)).x.shape == (BATCH, 3, PATCH, PATCH)
-    with pytest.raises(UserError, match=f"data.source={name} needs NVIDIA DALI.*pip install nvidia-dali-cuda130"):
-        x4.open(name, plan, REAL)
+    for name in ("resident", "mapped"):
+        source = x4.open(name, plan, REAL)
+        assert stored_batch(source.fetch(0), vanilla(0)).x.shape == (BATCH, 3, PATCH, PATCH)
+        source.close()
+    with pytest.raises(UserError, match=r"data.source=files needs NVIDIA DALI.*pip install nvidia-dali-cuda130"):
+        x4.open("files", plan, REAL)
 
 
-def test_auto_takes_resident_when_everything_fits(x4: Case) -> None:
+def test_what_images_take(x4: Case) -> None:
     stored = resident_bytes(x4.hr_heights, x4.hr_widths, 4, centroids=False)
     assert stored == x4.resident.hr.data.numel() + x4.resident.lr.data.numel()
     assert resident_bytes(x4.hr_heights, x4.hr_widths, 4, centroids=True) == 2 * stored
-    assert choose_source(stored, 1000, "cpu", free=stored + 1000) == "resident"
-    assert choose_source(stored, 1000, "cpu", free=stored + 999) == "packed"
     assert 2**20 < free_memory("cpu") < 2**50
-    assert choose_source(stored, 0, "cpu") == "resident"
 
 
-def test_patches_are_wrapped_without_a_copy() -> None:
-    patches = {"lr": torch.zeros(4, 8, 8, 3, dtype=torch.uint8)}
-    images, plan = PatchBatch(4, 8, 2, "cpu")(patches, Plan(*torch.arange(20).view(5, 4)))
-    assert images.lr.data.data_ptr() == patches["lr"].data_ptr() and images.lr.offsets.tolist() == [0, 192, 384, 576]
-    assert plan.index.tolist() == [0, 1, 2, 3] and plan.top.tolist() == plan.left.tolist() == [0] * 4
-    assert plan.orientation.tolist() == [12, 13, 14, 15]
+def test_patches_lie_side_by_side_without_a_copy() -> None:
+    side_by_side = SideBySide(4, 8, 3, 2, "cpu")
+    whole, parts = side_by_side.room(KINDS)
+    assert [tuple(part.shape) for part in parts.values()] == [(4, s, s, 3) for s in (8, 8, 16, 16, 14)]
+    places = [(part.data_ptr(), part.data_ptr() + part.numel()) for part in parts.values()]
+    assert all(end <= start for (_, end), (start, _) in pairwise(places))
+    for value, part in enumerate(parts.values()):
+        part.fill_(value)
+    plan = Plan(*torch.arange(28).view(7, 4))
+    patches: Patches = side_by_side.patches(whole, KINDS, plan)
+    assert patches.window is not None and (patches.window == 4).all()
+    for value, kind in enumerate(KINDS[:4]):
+        images = patches.images[kind]
+        assert images.data.data_ptr() == parts[kind].data_ptr()
+        assert all((images.image(i) == value).all() for i in range(4))
+    assert patches.plan.index.tolist() == [0, 1, 2, 3]
+    assert patches.plan.top.tolist() == patches.plan.left.tolist() == [0] * 4
+    assert patches.plan.orientation.tolist() == [12, 13, 14, 15]
+    assert patches.plan.inner_top.tolist() == [20, 21, 22, 23]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eco_fast.eco.objective import MODES, blend, needs_teacher
+from eco_fast.eco.objective import MODES, blend, needs_teacher, reads
 
 UNIFORM = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
 
@@ -24,11 +24,16 @@ def test_alpha_sample_draws_whole_samples() -> None:
 
 
 @pytest.mark.parametrize("mode", ["eco", "alpha-sample"])
-@pytest.mark.parametrize(("alpha", "real", "centroid"), [(0.0, False, True), (0.5, True, True), (1.0, True, False)])
-def test_a_pair_of_weight_zero_is_not_read(mode: str, alpha: float, real: bool, centroid: bool) -> None:
-    result = blend(mode, alpha, UNIFORM)
-    assert (result.needs_lr, result.needs_hr) == (real, real)
-    assert (result.needs_centroid_lr, result.needs_centroid) == (centroid, centroid)
+@pytest.mark.parametrize(
+    ("alpha", "kinds"),
+    [
+        (0.0, ("centroid_lr", "centroid")),
+        (0.5, ("lr", "centroid_lr", "hr", "centroid")),
+        (1.0, ("lr", "hr")),
+    ],
+)
+def test_a_pair_of_weight_zero_is_not_read(mode: str, alpha: float, kinds: tuple[str, ...]) -> None:
+    assert blend(mode, alpha, UNIFORM).reads == reads(mode, alpha) == kinds
 
 
 def test_only_vanilla_does_without_a_teacher() -> None:

@@ -79,7 +79,6 @@ def test_switches_of_training(tmp_path: Path) -> None:
         "CUDA graph and single launches",
         "kernels and plain PyTorch",
         "compiled and eager",  # without a compiler
-        "packed and resident",  # without DALI
     }
 
 

@@ -1,23 +1,35 @@
 """What a run reads over a whole schedule: no HR while alpha is 0, no teacher once it is 1."""
 
+import weakref
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from eco_fast.config import Config, parse_config
+from eco_fast.config import Config, load_config, parse_config
+from eco_fast.data.flat import TrainingSet
 from eco_fast.data.sampler import Sampler
 from eco_fast.data.source import Resident
+from eco_fast.display import Display
 from eco_fast.eco.objective import MODES
-from eco_fast.train.batches import BatchMaker, Phases
+from eco_fast.models import build
+from eco_fast.train.batches import Batch, Batches, BatchMaker, Phases
+from eco_fast.train.images import Images, load_images
+from eco_fast.train.inputs import Inputs
 from eco_fast.train.lane import Lane
+from eco_fast.train.loop import Loop
+from eco_fast.train.machine import resolve
 from eco_fast.train.online import OnlineTeacher
+from eco_fast.train.speed import Budget
 from eco_fast.train.start import train
 from eco_fast.train.teacher import freeze
+from eco_fast.train.world import World
 from tests.sets import training_set
 from tests.train.test_online import Nearest, cached
 
@@ -47,10 +59,14 @@ def maker(settings: Config, online: bool) -> tuple[BatchMaker, Counting]:
     teacher = freeze(Counting())
     stored = images if online else cached(images, teacher)
     teacher.calls = 0
-    sampler = Sampler(images.lr.heights, images.lr.widths, 2, 10, 4, seed=0)
-    source = Resident(stored, sampler.plan)
-    asked = OnlineTeacher(teacher, images, 10) if online else None
-    return BatchMaker(Phases(settings), sampler.plan, source, 10, asked), teacher
+    sampler = Sampler(images.heights, images.widths, 2, 10, 4, seed=0, context=2)
+    phases = Phases(settings)
+
+    def fetched(step: int) -> tuple[str, ...]:
+        return ("window", "hr") if online and phases.reads_teacher(step) else phases.reads(step)
+
+    source = Resident(stored, sampler.plan, fetched, 10, context=2)
+    return BatchMaker(phases, source, OnlineTeacher(teacher) if online else None), teacher
 
 
 @pytest.mark.parametrize("online", [True, False])
@@ -133,3 +149,74 @@ def test_the_lane_makes_each_batch_once() -> None:
         lane.begin(step + 1)
         lane.done(step)
     assert teacher.calls == 11
+
+
+@pytest.mark.usefixtures("dali")
+@pytest.mark.parametrize("source", ["resident", "mapped", "files"])
+def test_processes_share_what_an_online_teacher_makes(photos: Path, tmp_path: Path, source: str) -> None:
+    """From every source the batches of one process with resident images, in as many parts as there are processes."""
+    teacher = freeze(build("edsr-tiny", 2, blocks=1, channels=8))
+
+    def batches(source: str, world: World) -> Batches:
+        flags = {
+            "mode": "eco",
+            "data.train": [str(photos)],
+            "data.store": str(tmp_path / "store"),
+            "data.patch": 12,
+            "data.batch": 8,
+            "data.source": source,
+            "data.patches_per_image": 4,
+            "teacher.mode": "online",
+            "teacher.context": 3,
+            "run.steps": STEPS,
+            "run.device": "cpu",
+        }
+        settings = resolve(load_config("edsr-tiny", flags=flags))
+        images = load_images(settings, None, Display(Console(quiet=True)))
+        return Batches(settings, Inputs(images, [], nn.Identity(), teacher), world, Budget("cpu"))
+
+    whole = batches("resident", World())
+    for size in (1, 2, 4):
+        shares = [batches(source, World(rank, size)) for rank in range(size)]
+        for step in (0, 1, 40, 41, 80, 81):
+            expected = whole.maker(step)
+            for name, part in zip(
+                Batch._fields, zip(*(share.maker(step) for share in shares), strict=True), strict=True
+            ):
+                wanted = getattr(expected, name)
+                if wanted is None or wanted.ndim == 0:
+                    assert all(piece is None or torch.equal(piece, wanted) for piece in part)
+                else:
+                    assert torch.equal(torch.cat(part), wanted), (size, step, name)
+        for share in shares:
+            share.close()
+    whole.close()
+
+
+def test_what_the_teacher_made_is_let_go(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once alpha is 1 nothing holds the centroids any more."""
+    made: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+    advance = Loop.advance
+
+    def load(*arguments: Any) -> Images:
+        images = load_images(*arguments)
+        assert isinstance(images, TrainingSet) and images.centroid is not None
+        made.append(weakref.ref(images.centroid.data))
+        return images
+
+    def look(loop: Loop, step: int) -> str | None:
+        line = advance(loop, step)
+        alive.append(made[0]() is not None)
+        return line
+
+    monkeypatch.setattr("eco_fast.train.inputs.load_images", load)
+    monkeypatch.setattr(Loop, "advance", look)
+    settings = {
+        "scale": 2,
+        "student": {"name": "edsr-tiny", "options": {"blocks": 1, "channels": 8}},
+        "data": {"train": [str(photos)], "patch": 12, "batch": 4, "store": str(tmp_path / "store")},
+        "run": {"steps": 20, "out": str(tmp_path / "run"), "device": "cpu", "precision": "fp32"},
+    }
+    train(parse_config(settings, "test"), teacher=freeze(Nearest(2)))
+    assert alive == [True] * 15 + [False] * 5

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from eco_fast.config import Config, parse_config
 from eco_fast.models import build
+from eco_fast.train.batches import Batch
 from eco_fast.train.graph import GraphedStep, why_not
-from eco_fast.train.step import Batch, StudentStep
+from eco_fast.train.step import StudentStep
 from eco_fast.train.world import World
 
 STEPS = 16

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eco_fast.config import Config, parse_config
-from eco_fast.data.sampler import Sampler
-from eco_fast.data.source import Resident
 from eco_fast.models import build
-from eco_fast.train.batches import BatchMaker, Phases
-from eco_fast.train.lane import Lane
-from eco_fast.train.online import OnlineTeacher
-from eco_fast.train.step import Batch, StudentStep
+from eco_fast.train.batches import Batch, Batches
+from eco_fast.train.inputs import Inputs
+from eco_fast.train.speed import Budget
+from eco_fast.train.step import StudentStep
 from eco_fast.train.teacher import freeze
+from eco_fast.train.world import World
 from tests.sets import training_set
 from tests.train.test_online import cached
 
@@ -64,20 +63,17 @@ def test_a_whole_schedule(optimiser: str, online: bool, monkeypatch: pytest.Monk
     for check in ("_check_range", "_check_patches"):
         monkeypatch.setattr(f"eco_kernels.checks.{check}", lambda *_: None)
     settings = config(optim={"name": optimiser})
-    teacher = freeze(build("edsr-tiny", 2, **OPTIONS))
+    student, teacher = build("edsr-tiny", 2, **OPTIONS), freeze(build("edsr-tiny", 2, **OPTIONS))
     plain = training_set(2, ((14, 15), (16, 14)))
     images = plain if online else cached(plain, teacher)
-    sampler = Sampler(images.lr.heights, images.lr.widths, 2, 8, 4, seed=0)
-    asked = OnlineTeacher(teacher, images, 8) if online else None
-    lane = Lane(BatchMaker(Phases(settings), sampler.plan, Resident(images, sampler.plan), 8, asked), torch.cpu)
-    state = StudentStep(build("edsr-tiny", 2, **OPTIONS), settings)
+    inputs = Inputs(images, [], student, teacher if online else None)
+    batches = Batches(settings, inputs, World(), Budget("cpu"))
+    state = StudentStep(student, settings)
 
     def train(first: int, last: int) -> None:
         for step in range(first, last):
-            state(step, lane.take(step))
-            lane.done(step)
-            if step + 1 < STEPS:
-                lane.begin(step + 1)
+            state(step, batches.take(step))
+            batches.done(step)
 
     train(0, 1)  # tables of the bicubic are made once
     with Watch() as watch:

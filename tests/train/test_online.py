@@ -1,29 +1,37 @@
 """The online teacher against the cached one, which is the truth: the teacher's SR of whole images."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from eco_fast.config import load_config
 from eco_fast.data.flat import TrainingSet
-from eco_fast.data.patches import input_patches, target_patches
 from eco_fast.data.sampler import Plan, Sampler
+from eco_fast.data.source import Patches, Resident
 from eco_fast.eco.objective import blend
 from eco_fast.errors import UserError
 from eco_fast.evaluate.inference import super_resolve
 from eco_fast.models import build
-from eco_fast.train.online import OnlineTeacher, cut
+from eco_fast.train.batches import online_batch
+from eco_fast.train.online import OnlineTeacher, cut, online_teacher
 from eco_fast.train.teacher import freeze
 from eco_kernels import reference
 from tests.sets import training_set, with_centroids
 
 
-def plans(images: TrainingSet, patch: int, batch: int, steps: int, *, identity: bool = False) -> list[Plan]:
-    sampler = Sampler(images.lr.heights, images.lr.widths, images.scale, patch, batch, seed=1)
-    found = [sampler.plan(step) for step in range(steps)]
-    return [p._replace(orientation=torch.zeros_like(p.orientation)) for p in found] if identity else found
+def cuts(
+    images: TrainingSet, patch: int, batch: int, steps: int, *, context: int = 2, identity: bool = False
+) -> list[Patches]:
+    """Patches with windows; of whole images, so they can be cut from another set with centroids, too."""
+    sampler = Sampler(images.heights, images.widths, images.scale, patch, batch, seed=1, context=context)
+
+    def plan(step: int) -> Plan:
+        found = sampler.plan(step)
+        return found._replace(orientation=torch.zeros_like(found.orientation)) if identity else found
+
+    source = Resident(images, plan, lambda step: ("window", "hr"), patch, context)
+    return [source.fetch(step) for step in range(steps)]
 
 
 class Nearest(nn.Module):
@@ -50,16 +58,16 @@ def test_a_teacher_without_context_gives_the_cached_batches(scale: int, alpha: f
     teacher = freeze(Nearest(scale))
     images = training_set(scale, ((16, 19), (23, 16), (14, 14)))
     truth = cached(images, teacher)
-    online = OnlineTeacher(teacher, images, 10)
-    for plan in plans(images, 10, 8, 6):
-        weights = blend("eco", alpha, plan.uniform)
-        batch = online.batch(plan, weights)
-        torch.testing.assert_close(batch.x, input_patches(truth, plan, 10, weights.input), rtol=0, atol=3e-7)
+    online = OnlineTeacher(teacher)
+    for patches in cuts(images, 10, 8, 6):
+        weights = blend("eco", alpha, patches.plan.uniform)
+        batch, expected = online_batch(patches, weights, online), patches._replace(images=truth.by_kind())
+        torch.testing.assert_close(batch.x, expected.input(weights.input), rtol=0, atol=3e-7)
         assert batch.centroid is not None
-        assert torch.equal(batch.centroid, target_patches(truth.centroid, plan, 10, scale))
+        assert torch.equal(batch.centroid, expected.target("centroid"))
         assert (batch.hr is None) == (alpha == 0)
         if batch.hr is not None:
-            assert torch.equal(batch.hr, target_patches(images.hr, plan, 10, scale))
+            assert torch.equal(batch.hr, expected.target("hr"))
 
 
 def differences(
@@ -70,12 +78,11 @@ def differences(
     teacher = freeze(build("edsr-tiny", scale, blocks=4, channels=16))
     images = training_set(scale, ((96, 110), (101, 97)))
     truth = cached(images, teacher)
-    online = OnlineTeacher(teacher, images, patch, context=context)
+    online = OnlineTeacher(teacher)
     apart = []
-    for plan in plans(images, patch, 4, 2, identity=identity):
-        weights = blend("eco-centroid", 0.0, plan.uniform)
-        ours, theirs = online.batch(plan, weights).centroid, target_patches(truth.centroid, plan, patch, scale)
-        assert ours is not None
+    for patches in cuts(images, patch, 4, 2, context=context, identity=identity):
+        _, ours = online.pair(patches, torch.tensor(0.0))
+        theirs = patches._replace(images=truth.by_kind()).target("centroid")
         inside = slice(border * scale, (patch - border) * scale)
         apart.append((ours.int() - theirs.int()).abs()[:, :, inside, inside].flatten())
     all_ = torch.cat(apart)
@@ -101,12 +108,10 @@ def test_more_context_comes_nearer() -> None:
 @pytest.mark.parametrize("rounded", [True, False])
 def test_rounding(rounded: bool) -> None:
     images = training_set(2, ((20, 20),))
-    online = OnlineTeacher(freeze(Nearest(2)), images, 10, rounded=rounded)
-    plan = plans(images, 10, 4, 1)[0]
-    batch = online.batch(plan, blend("eco-centroid", 0.0, plan.uniform))
-    assert batch.centroid is not None
-    assert batch.centroid.dtype == (torch.uint8 if rounded else torch.float32)
-    assert batch.x.is_contiguous(memory_format=torch.channels_last)
+    online = OnlineTeacher(freeze(Nearest(2)), rounded=rounded)
+    x, centroid = online.pair(cuts(images, 10, 4, 1)[0], torch.tensor(0.0))
+    assert centroid.dtype == (torch.uint8 if rounded else torch.float32)
+    assert x.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32])
@@ -123,20 +128,20 @@ def test_cut(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("settings", "words"),
     [
-        (lambda images: OnlineTeacher(Nearest(2), images, 18, context=2), "needs images of 22 LR pixels"),
-        (lambda images: OnlineTeacher(Nearest(2), images, 10, context=1), "teacher.context is 1"),
+        ({"data.patch": 18}, "needs images of 22 LR pixels a side, the smallest has 20"),
+        ({"data.patch": 10, "teacher.context": 1}, "teacher.context is 1"),
+        ({"data.patch": 10, "teacher.context": 6}, "needs images of 22"),
     ],
 )
-def test_errors(make: Callable, words: str) -> None:
+def test_errors(settings: dict[str, object], words: str) -> None:
+    config = load_config("edsr-tiny", flags={"teacher.mode": "online", **settings})
     with pytest.raises(UserError, match=words):
-        make(training_set(2, ((20, 24),)))
+        online_teacher(config, Nearest(2), training_set(2, ((20, 24),)))
 
 
-def test_a_freed_teacher_cannot_be_asked() -> None:
-    images = training_set(2, ((20, 24),))
-    online = OnlineTeacher(Nearest(2), images, 10)
-    online.free()
-    with pytest.raises(ValueError, match="freed"):
-        online.centroids(torch.zeros((1, 3, 14, 14), dtype=torch.uint8))
+def test_patches_without_windows_are_refused() -> None:
+    patches = cuts(training_set(2, ((20, 24),)), 10, 4, 1)[0]
+    with pytest.raises(ValueError, match="needs windows"):
+        OnlineTeacher(Nearest(2)).pair(patches._replace(window=None), torch.tensor(0.5))

@@ -9,12 +9,9 @@ from rich.console import Console
 
 from eco_fast.config import parse_config
 from eco_fast.data.flat import FlatImages, TrainingSet
-from eco_fast.data.notes import Notes
-from eco_fast.data.source import Resident
 from eco_fast.display import Display
 from eco_fast.models import build
 from eco_fast.train import lane as lane_module
-from eco_fast.train.images import TrainingImages
 from eco_fast.train.inputs import Inputs
 from eco_fast.train.loop import Loop
 from eco_fast.train.run_folder import RunFolder
@@ -58,11 +55,8 @@ def run(online: bool, drop: str | None = None, steps: int = 6) -> tuple[RaceChec
         images = copied(stored)
         for weight in teacher.parameters():
             weight.copy_(weight.clone())
-        found = TrainingImages(
-            plain.lr.heights, plain.lr.widths, lambda plan, needs: Resident(images, plan), images, Notes()
-        )
         student = build("edsr-tiny", 2, **options)
-        inputs = Inputs(found, [], student, teacher if online else None)
+        inputs = Inputs(images, [], student, teacher if online else None)
         display, folder = Display(Console(quiet=True)), RunFolder(Path("never-made"), 1)
         loop = Loop(config, folder, inputs, StudentStep(student, config), display)
         updated: list[int] = []  # main's last work on a batch

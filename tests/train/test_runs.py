@@ -14,11 +14,12 @@ from eco_fast.config import load_config
 from eco_fast.errors import UserError
 from eco_fast.models.weights import load_network
 from eco_fast.train import batches
+from eco_fast.train.batches import Batch
 from eco_fast.train.guard import CollapseGuard
 from eco_fast.train.loop import Result
 from eco_fast.train.run_folder import Checkpoints, Progress
 from eco_fast.train.start import out_of_memory_named, train
-from eco_fast.train.step import Batch, StudentStep
+from eco_fast.train.step import StudentStep
 
 TINY = {"student.options": {"blocks": 1, "channels": 4}, "data.patch": 8, "data.batch": 2, "run.device": "cpu"}
 
@@ -198,13 +199,13 @@ def test_tensorboard_is_missing(photos: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_nan_from_some_step_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run ends with a line that names a checkpoint, which loads, and whose weights are of before."""
-    made, steps = batches.make_batch, iter(range(1000))
+    made, steps = batches.stored_batch, iter(range(1000))
 
     def broken(*arguments: object) -> Batch:
         batch = made(*arguments)
         return batch if next(steps) < 8 else batch._replace(x=batch.x * torch.nan)
 
-    monkeypatch.setattr(batches, "make_batch", broken)
+    monkeypatch.setattr(batches, "stored_batch", broken)
     settings = {"run__steps": 100, "run__checkpoint_every": 5, "guard__limit": 4}
     with pytest.raises(UserError, match=r"updates before step 12 were skipped.*the last checkpoint is .*step-00000010"):
         run(photos, tmp_path / "run", **settings)

@@ -62,20 +62,26 @@ def relative(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 
 ECO = {
     "lanes": {"run__lanes": False},
-    "packed": {"data__source": "packed"},
+    "mapped": {"data__source": "mapped"},
     "log": {"run__log_every": 1},
 }
 
 
 @pytest.mark.parametrize("settings", ECO.values(), ids=ECO.keys())
-def test_the_same_bits(
-    photos: Path, tmp_path: Path, teacher: Path, settings: dict[str, object], request: pytest.FixtureRequest
-) -> None:
-    if settings.get("data__source") == "packed":
-        request.getfixturevalue("dali")
+def test_the_same_bits(photos: Path, tmp_path: Path, teacher: Path, settings: dict[str, object]) -> None:
     plain = weights(photos, tmp_path / "plain", mode="eco", teacher__file=teacher)
     other = weights(photos, tmp_path / "other", mode="eco", teacher__file=teacher, **settings)
     assert all(torch.equal(other[name], plain[name]) for name in plain)
+
+
+@pytest.mark.usefixtures("dali")
+@pytest.mark.parametrize("mode", ["kd", "eco-centroid", "eco", "alpha-sample"])
+def test_an_online_teacher_from_every_source(photos: Path, tmp_path: Path, teacher: Path, mode: str) -> None:
+    settings: dict[str, object] = {"mode": mode, "teacher__file": teacher, "teacher__mode": "online"}
+    plain = weights(photos, tmp_path / "resident", **settings, data__source="resident")
+    for source in ("mapped", "files"):
+        other = weights(photos, tmp_path / source, **settings, data__source=source)
+        assert all(torch.equal(other[name], plain[name]) for name in plain), source
 
 
 @pytest.mark.usefixtures("dali")
@@ -147,6 +153,21 @@ def test_two_processes_then_one(photos: Path, tmp_path: Path, teacher: Path, env
         if r["kind"] == "valid"
     ]
     assert scores[2] == pytest.approx(records[-1]["psnr_y"], abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("dali")
+@pytest.mark.parametrize("source", ["resident", "mapped", "files"])
+def test_two_processes_with_an_online_teacher(
+    photos: Path, tmp_path: Path, teacher: Path, environment: dict[str, str], source: str
+) -> None:
+    plain = weights(photos, tmp_path / "plain", mode="eco", teacher__file=teacher, teacher__mode="online")
+    settings = ("--set", "teacher.mode=online", "--set", f"data.source={source}")
+    command = torchrun(2, photos, teacher, tmp_path / "two", *settings)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    found = load_file(tmp_path / "two" / "checkpoints" / "step-00000030" / "weights.safetensors")
+    assert relative(found, plain) <= 1e-5
 
 
 @pytest.mark.slow

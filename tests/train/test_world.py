@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from eco_fast.config import parse_config
 from eco_fast.errors import UserError
-from eco_fast.train.step import Batch, StudentStep
+from eco_fast.train.batches import Batch
+from eco_fast.train.step import StudentStep
 from eco_fast.train.world import World, join_world, leave_world
 
 STEPS, BATCH = 20, 8

@@ -1,14 +1,14 @@
-"""Image headers, and decoding to uint8 RGB."""
+"""What the header of an image file says: size, orientation, and what decoding will convert."""
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from eco_fast.data.notes import Notes
 from eco_fast.errors import UserError
@@ -39,9 +39,6 @@ class Header(NamedTuple):
     exif: bool
 
 
-Decode = Callable[[Path, Header], NDArray[np.uint8] | None]  # None leaves the file to Pillow
-
-
 def image_size(path: Path, notes: Notes | None = None) -> tuple[int, int]:
     """Height and width of the upright image, from its header.
 
@@ -52,47 +49,43 @@ def image_size(path: Path, notes: Notes | None = None) -> tuple[int, int]:
     Raises:
         UserError: The file cannot be read, or has more than 8 bits per channel and `notes` are given.
     """
-    try:
-        with Image.open(path) as image:
-            if notes is not None:
-                header = _header(image)
-                if header.deep:
-                    raise _too_deep(path)
-                _note_conversions(header, path, notes)
-            lies = _exif(path, image).get(_EXIF_ORIENTATION, 1) >= 5
-            return (image.width, image.height) if lies else (image.height, image.width)
-    except UserError:
-        raise
-    except Exception as error:  # as in read_image
-        raise unreadable(path, error) from error
+    with opened(path) as (image, header):
+        if notes is not None:
+            if header.deep:
+                raise too_deep(path)
+            note_conversions(header, path, notes)
+        lies = _exif(path, image).get(_EXIF_ORIENTATION, 1) >= 5
+        return (image.width, image.height) if lies else (image.height, image.width)
 
 
-def read_image(path: Path, notes: Notes, decode: Decode | None = None) -> NDArray[np.uint8]:
-    """Decode an image, upright (EXIF orientation), as `(H, W, 3)` uint8 RGB; conversions are noted.
-
-    Args:
-        path: The file.
-        notes: Where conversions are counted.
-        decode: Asked first; Pillow decodes what it leaves.
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Image.Image, Header]]:
+    """An image file, opened by Pillow but not decoded, and its header.
 
     Raises:
-        UserError: The file cannot be decoded, or has more than 8 bits per channel (found in its header).
+        UserError: It cannot be read, by the header or by what the caller does inside.
     """
     try:
         with Image.open(path) as image:
-            header = _header(image)
-            pixels = None if decode is None else decode(path, header)
-            if pixels is None:
-                pixels = _by_pillow(path, image, header)
+            yield image, header_of(image)
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         raise unreadable(path, error) from error
-    _note_conversions(header, path, notes)
-    return pixels
 
 
-def _header(image: Image.Image) -> Header:
+def note_conversions(header: Header, path: Path, notes: Notes) -> None:
+    """Count what decoding converts."""
+    if header.deep:
+        notes.add("16-bit images rounded to 8 bit", path.name)
+    elif header.mode != "RGB":
+        notes.add(_CONVERSIONS.get(header.mode, f"{header.mode} images converted to RGB"), path.name)
+    if header.frames > 1 and header.format != "MPO":  # a camera's JPEG may carry previews behind it
+        notes.add("images with several frames, the first one taken", path.name)
+
+
+def header_of(image: Image.Image) -> Header:
+    """Of an image that Pillow has opened."""
     deep = bool(_is_deep(image))
     return Header(
         format=image.format or "",
@@ -104,32 +97,12 @@ def _header(image: Image.Image) -> Header:
     )
 
 
-def _note_conversions(header: Header, path: Path, notes: Notes) -> None:
-    if header.deep:
-        notes.add("16-bit images rounded to 8 bit", path.name)
-    elif header.mode != "RGB":
-        notes.add(_CONVERSIONS.get(header.mode, f"{header.mode} images converted to RGB"), path.name)
-    if header.frames > 1 and header.format != "MPO":  # a camera's JPEG may carry previews behind it
-        notes.add("images with several frames, the first one taken", path.name)
-
-
-def _by_pillow(path: Path, image: Image.Image, header: Header) -> NDArray[np.uint8]:
-    if header.deep:
-        raise _too_deep(path)
-    if header.format == "PNG":  # decoding alone looks neither at the checksums nor for the end
-        with Image.open(path) as whole:
-            whole.verify()
-        if all(kind != b"IEND" for kind, _, _ in _png_chunks(path)):
-            raise OSError("truncated PNG file")
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # a copy: PyTorch wants it writable
-
-
 def _exif(path: Path, image: Image.Image) -> Image.Exif:
     """What Pillow's `getexif` gives, which decodes a whole PNG to see whether something comes behind its pixels."""
     if image.format != "PNG" or "exif" in image.info or "Raw profile type exif" in image.info:
         return image.getexif()
     exif = Image.Exif()
-    for kind, start, length in _png_chunks(path):
+    for kind, start, length in png_chunks(path):
         if kind == b"eXIf":
             with path.open("rb") as file:
                 file.seek(start)
@@ -137,7 +110,7 @@ def _exif(path: Path, image: Image.Image) -> Image.Exif:
     return exif
 
 
-def _png_chunks(path: Path) -> Iterator[tuple[bytes, int, int]]:
+def png_chunks(path: Path) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and length of every chunk whose end is in the file."""
     with path.open("rb") as file:
         end = os.fstat(file.fileno()).st_size
@@ -173,7 +146,8 @@ def _tag(image: Image.Image, number: int, default: int) -> int | tuple[int, ...]
     return value
 
 
-def _too_deep(path: Path) -> UserError:
+def too_deep(path: Path) -> UserError:
+    """What to raise for an image of more than 8 bits per channel."""
     return UserError(
         f"{path} has more than 8 bits per channel; convert it to 8 bit, or prepare a store with --allow-16bit"
     )
