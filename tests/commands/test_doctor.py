@@ -37,6 +37,6 @@ def test_what_is_missing_has_a_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(doctor._EXTRAS, "no_such_module", "demo")
     found = diagnose()
     assert "pip install nvidia-dali-cuda130" in found["missing"]["data path"]
-    assert found["uses"]["data path"].startswith("resident only")
+    assert found["uses"]["data path"] == "images are decoded by Pillow"
     assert "no-such-compiler" in found["missing"]["compile"] and found["uses"]["compile"].startswith("off")
     assert found["missing"]["no_such_module"] == 'pip install "eco-fast[demo]"'
