@@ -24,8 +24,8 @@ from eco_fast.train.lane import streams_of
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import configure, device_type, resolve
 from eco_fast.train.run_folder import RunFolder
-from eco_fast.train.step import StudentStep
 from eco_fast.train.teacher import freeze
+from eco_fast.train.update import make_update
 from eco_kernels.dispatch import implementation
 
 STEPS = 1_000_000  # of the schedules: none ends within a benchmark
@@ -91,7 +91,7 @@ class Bench:
         inputs = load_inputs(config, self.teacher(), display)
         folder = RunFolder(Path(config.run.out), 1)
         folder.path.mkdir(exist_ok=True)
-        loop = Loop(config, folder, inputs, StudentStep(inputs.student, config), display)
+        loop = Loop(config, folder, inputs, make_update(config, inputs.student), display)
         numbers = iter(range(STEPS))
 
         def steps(count: int) -> None:

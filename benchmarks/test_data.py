@@ -37,7 +37,7 @@ from eco_fast.models import build
 from eco_fast.train.batches import stored_batch
 from eco_fast.train.lane import streams_of
 from eco_fast.train.machine import configure, device_type, resolve
-from eco_fast.train.step import StudentStep
+from eco_fast.train.update import make_update
 
 SCALE, PATCH, BATCH, COPIES = 4, 48, 16, 16
 FILES, ENTRIES = 16, 64  # each file stands for four images, so that one decode serves COPIES patches, as in a large set
@@ -229,14 +229,15 @@ def test_wait_of_a_training_step(benchmark: Any, record: Record, photos: Photos,
     config = resolve(parse_config(document, "benchmark"))
     configure(config.run)
     student = build(network, SCALE).to(config.run.device).to(memory_format=torch.channels_last)
-    state = StudentStep(student, config)
+    update = make_update(config, student)
     source = Mapped(photos.arrays, plan_of(photos), vanilla, STEPS, PATCH, device=config.run.device)
     waits, steps = [], []
     for step in range(2 if quick else 8 if network == "edsr-baseline" else 40):
         started = time.perf_counter()
         patches = source.fetch(step)
         waits.append(time.perf_counter() - started)
-        state(step, stored_batch(patches, blend("vanilla", 1.0, patches.plan.uniform)))[0].item()
+        update.schedule(step)
+        update(stored_batch(patches, blend("vanilla", 1.0, patches.plan.uniform)))[0].item()
         steps.append(time.perf_counter() - started)
     source.close()
     wait, whole = statistics.median(waits[1:]), statistics.median(steps[1:])

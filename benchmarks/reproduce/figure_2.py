@@ -25,7 +25,7 @@ from eco_fast.train.inputs import load_inputs
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import configure, resolve
 from eco_fast.train.run_folder import RunFolder
-from eco_fast.train.step import StudentStep
+from eco_fast.train.update import make_update
 from eco_kernels import eco_l1_with_grad
 
 STEPS, EVERY = 4000, 40
@@ -46,7 +46,7 @@ def probe(lab: Lab, trial: Trial) -> list[Row]:
     inputs = load_inputs(config, None, quiet)
     folder = RunFolder(lab.work / "figure_2" / trial.name, 1)
     folder.path.mkdir(parents=True, exist_ok=True)
-    loop = Loop(config, folder, inputs, StudentStep(inputs.student, config), quiet)
+    loop = Loop(config, folder, inputs, make_update(config, inputs.student), quiet)
     rows: list[Row] = []
     for step in range(trial.steps):
         if step % EVERY:

@@ -18,8 +18,8 @@ from eco_fast.train.lane import streams_of
 from eco_fast.train.machine import configure, resolve
 from eco_fast.train.speed import memory_mb
 from eco_fast.train.start import out_of_memory_named
-from eco_fast.train.step import StudentStep
 from eco_fast.train.teacher import load_teacher
+from eco_fast.train.update import make_update
 
 _WARM_UP, _MEASURED = 2, 3  # steps
 
@@ -65,7 +65,7 @@ def images_line(config: Config) -> str:
 def measure(config: Config, student: nn.Module) -> tuple[float, int | None]:
     """Seconds of a step on random patches, and the peak memory in MB."""
     device, data = config.run.device, config.data
-    state = StudentStep(student, config.model_copy(update={"run": config.run.model_copy(update={"graph": False})}))
+    update = make_update(config.model_copy(update={"run": config.run.model_copy(update={"graph": False})}), student)
     side = data.patch * config.scale
     images = torch.zeros((data.batch, 3, side, side), dtype=torch.uint8, device=device)
     x = torch.rand((data.batch, 3, data.patch, data.patch), device=device)
@@ -73,7 +73,8 @@ def measure(config: Config, student: nn.Module) -> tuple[float, int | None]:
     streams, seconds = streams_of(device), []
     for step in range(_WARM_UP + _MEASURED):
         started = time.perf_counter()
-        state(step, batch)
+        update.schedule(step)
+        update(batch)
         streams.synchronize()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[_WARM_UP:]), memory_mb(device)

@@ -39,7 +39,7 @@ from eco_fast.train.inputs import load_inputs
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import resolve
 from eco_fast.train.run_folder import RunFolder
-from eco_fast.train.step import StudentStep
+from eco_fast.train.update import make_update
 from eco_kernels import bicubic_downsample, downsample_mix, eco_l1_with_grad, functional
 
 PATCHES = (24, 48)
@@ -220,7 +220,7 @@ def _loop(scale: int, patch: int, mode: str, teacher: str) -> Iterator[Loop]:
         }
         config, display = resolve(load_config("edsr-tiny", flags=flags)), Display(Console(quiet=True))
         inputs = load_inputs(config, nn.Upsample(scale_factor=scale), display)
-        loop = Loop(config, RunFolder(config.run.out, 1), inputs, StudentStep(inputs.student, config), display)
+        loop = Loop(config, RunFolder(config.run.out, 1), inputs, make_update(config, inputs.student), display)
         try:
             yield loop
         finally:

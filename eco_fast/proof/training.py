@@ -23,13 +23,13 @@ from eco_fast.errors import UserError
 from eco_fast.models import build
 from eco_fast.proof.outcome import Evidence, NotRun, together
 from eco_fast.proof.stage import Stage
-from eco_fast.train.graph import GraphedStep
+from eco_fast.train.graph import Graphed
 from eco_fast.train.inputs import load_inputs
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import configure, missing_tool, resolve
 from eco_fast.train.run_folder import RunFolder
-from eco_fast.train.step import StudentStep
 from eco_fast.train.teacher import freeze
+from eco_fast.train.update import make_update
 from eco_kernels.dispatch import implementation
 
 STEPS = 50  # through all three phases of alpha
@@ -122,12 +122,12 @@ class Training:
         with self.loop(settings) as loop:
             for step in range(steps):
                 loop.advance(step)
-            if isinstance(loop.update, GraphedStep) and steps and loop.update.graph is None:
+            if isinstance(loop.update, Graphed) and steps and loop.update.graph is None:
                 raise RuntimeError("no graph was captured")
-            skipped = int(loop.state.guard.check(STEPS, steps, "no checkpoint is written"))
+            skipped = int(loop.student.guard.check(STEPS, steps, "no checkpoint is written"))
             if skipped:
                 raise RuntimeError(f"{skipped} of {steps} updates were skipped")
-            return torch.cat([p.detach().double().cpu().reshape(-1) for p in loop.state.parameters])
+            return torch.cat([p.detach().double().cpu().reshape(-1) for p in loop.student.parameters])
 
     @contextmanager
     def loop(self, settings: Settings = _NONE) -> Iterator[Loop]:
@@ -138,7 +138,7 @@ class Training:
             inputs = load_inputs(config, _teacher(), display)
             folder = RunFolder(Path(config.run.out), 1)
             folder.path.mkdir(exist_ok=True)
-            loop = Loop(config, folder, inputs, StudentStep(inputs.student, config), display)
+            loop = Loop(config, folder, inputs, make_update(config, inputs.student), display)
             try:
                 yield loop
             finally:
@@ -299,7 +299,7 @@ def watch(runs: Training, settings: Settings) -> str:
             return f"{error}".splitlines()[0]
         finally:
             _wait_is_error(runs.device, "default")
-        if not all(p.isfinite().all() for p in loop.state.parameters):
+        if not all(p.isfinite().all() for p in loop.student.parameters):
             return "weights are not finite"
     return ""
 

@@ -17,7 +17,7 @@ from eco_fast.train.images import open_source, patches_per_image
 from eco_fast.train.inputs import Inputs
 from eco_fast.train.lane import Lane, streams_of
 from eco_fast.train.online import OnlineTeacher, online_teacher
-from eco_fast.train.speed import Budget
+from eco_fast.train.speed import StepTimes
 from eco_fast.train.world import World
 
 
@@ -102,7 +102,7 @@ class BatchMaker:
     """Makes batches. `made` counts them by what they read, and those that ran the teacher."""
 
     def __init__(
-        self, phases: Phases, source: Source, teacher: OnlineTeacher | None = None, budget: Budget | None = None
+        self, phases: Phases, source: Source, teacher: OnlineTeacher | None = None, times: StepTimes | None = None
     ) -> None:
         """Nothing is read yet.
 
@@ -110,22 +110,22 @@ class BatchMaker:
             phases: Of the run.
             source: Where patches come from, of the kinds that `fetched` names.
             teacher: The online one, where centroids are not stored.
-            budget: Where the time of reading and of the teacher is counted.
+            times: Where the time of reading and of the teacher is counted.
         """
         self.made: Counter[str] = Counter()
         self._phases, self._source, self._teacher = phases, source, teacher
-        self._budget = budget or Budget("cpu")
+        self._times = times or StepTimes("cpu")
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step, by work on the current stream."""
-        with self._budget.part("data"):
+        with self._times.part("data"):
             patches = self._source.fetch(step)
         weights = self._phases.weights(step, patches.plan.uniform)
         self.made.update(weights.reads)
         if patches.window is None or self._teacher is None:
             return stored_batch(patches, weights)
         self.made["teacher"] += 1
-        with self._budget.part("teacher"):
+        with self._times.part("teacher"):
             return online_batch(patches, weights, self._teacher)
 
     def free_teacher(self) -> None:
@@ -141,7 +141,7 @@ class BatchMaker:
 class Batches:
     """Sampler, source, teacher, lane. `take` a batch, then say `done` to have the next one begun."""
 
-    def __init__(self, config: Config, inputs: Inputs, world: World, budget: Budget) -> None:
+    def __init__(self, config: Config, inputs: Inputs, world: World, times: StepTimes) -> None:
         images, data = inputs.images, config.data
         teacher = None if inputs.teacher is None else online_teacher(config, inputs.teacher, images)
         context = config.teacher.context if teacher else 0
@@ -167,7 +167,7 @@ class Batches:
             return ("window", "hr") if "hr" in kinds else ("window",)
 
         source = open_source(config, images, sampler.plan, fetched, context)
-        self.maker = BatchMaker(self.phases, source, teacher, budget)
+        self.maker = BatchMaker(self.phases, source, teacher, times)
         self.lane = Lane(self.maker, streams_of(config.run.device), overlap=config.run.lanes)
         self._last = config.run.steps - 1
 

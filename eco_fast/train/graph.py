@@ -8,7 +8,7 @@ from torch import Tensor
 from eco_fast.config import Config
 from eco_fast.train.batches import Batch
 from eco_fast.train.optim import takes_device_scalars
-from eco_fast.train.step import StudentStep
+from eco_fast.train.update import Update
 from eco_fast.train.world import World
 
 _WARM_UP = 3  # updates of each kind that run as they are: libraries choose their kernels, memory finds its size
@@ -17,9 +17,9 @@ _WARM_UP = 3  # updates of each kind that run as they are: libraries choose thei
 def why_not(config: Config, world: World, *, resident: bool) -> str | None:
     """What stands against a graph, None if nothing does. `resident`: the images lie on the device."""
     if config.run.device != "cuda":
-        return "graphs are of CUDA devices"
+        return "CUDA graphs need a CUDA device"
     if world.size > 1:
-        return "it is kept to one process"
+        return "it works with one process only"
     if not resident:  # the others copy through pinned memory, whose events a thread may look at during a capture
         return "only data.source=resident reads without a thread that waits for the device"
     if not takes_device_scalars(config.optim.name):
@@ -27,35 +27,39 @@ def why_not(config: Config, world: World, *, resident: bool) -> str | None:
     return None
 
 
-class GraphedStep:
-    """Calls like `StudentStep`; all that changes from step to step is copied to where the graph reads it.
+class Graphed:
+    """An update whose calls replay a graph; all that changes from step to step is copied to where the graph reads it.
 
     Batches are made outside, by the teacher's lane, which stays a step ahead. A graph holds one kind of batch: where
     alpha leaves 0 or reaches 1 the batch has other parts, and a new one is captured.
     """
 
-    def __init__(self, state: StudentStep, cuda: Any = torch.cuda) -> None:
+    def __init__(self, update: Update, cuda: Any = torch.cuda) -> None:
         """Nothing is captured yet.
 
         Args:
-            state: Built for a graph: it reads learning rate and share of the average on the device.
+            update: Its learners are built for a graph: they read what changes from step to step on the device.
             cuda: The module with `Stream`, `stream`, `CUDAGraph` and `graph`.
         """
-        self._state, self._cuda = state, cuda
-        self._stream = cuda.Stream()
-        self._kind: tuple[bool, bool] | None = None
-        self._left = 0  # updates of this kind before the capture
+        self.learners, self.times = update.learners, update.times
         self.graph: Any = None
+        self._update, self._cuda = update, cuda
+        self._stream = cuda.Stream()
+        self._parts: tuple[bool, ...] = ()  # which ones the batches of the graph have
+        self._left = 0  # updates of this kind before the capture
         self._static: Batch | None = None
         self._result: tuple[Tensor, Tensor] | None = None
 
-    def __call__(self, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See `StudentStep`. The results are overwritten by the next call."""
-        kind = (batch.hr is None, batch.centroid is None)
-        if kind != self._kind:
-            self._kind, self._left = kind, _WARM_UP
+    def schedule(self, step: int) -> None:
+        """See `Update`."""
+        self._update.schedule(step)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `Update`. The results are overwritten by the next call."""
+        parts = tuple(tensor is not None for tensor in batch)
+        if parts != self._parts:
+            self._parts, self._left = parts, _WARM_UP
             self._forget()
-        self._state.set_scalars(step)
         if self._left:
             self._left -= 1
             return self._on_side_stream(batch)
@@ -65,7 +69,7 @@ class GraphedStep:
         for ours, theirs in zip(self._static, batch, strict=True):
             if ours is not None and theirs is not None:
                 ours.copy_(theirs)
-        with self._state.budget.part("student"):
+        with self.times.part("student"):
             self.graph.replay()
         return self._result
 
@@ -79,18 +83,16 @@ class GraphedStep:
         main = self._cuda.current_stream()
         self._stream.wait_stream(main)
         with self._cuda.stream(self._stream):
-            result = self._state.update(batch)
+            result = self._update(batch)
         main.wait_stream(self._stream)
         for tensor in result:
             tensor.record_stream(main)
         return result
 
     def _capture(self, batch: Batch) -> None:
-        x, hr, centroid, alpha = (None if tensor is None else torch.empty_like(tensor) for tensor in batch)
-        assert x is not None and alpha is not None
-        self._static = Batch(x, hr, centroid, alpha)
-        self._state.budget.open = False  # an event that a capture holds cannot be read
+        self._static = Batch._make(None if tensor is None else torch.empty_like(tensor) for tensor in batch)
+        self.times.measuring = False  # an event that a capture holds cannot be read
         self.graph = self._cuda.CUDAGraph()
         # Other threads, those of the data path, go on meanwhile and may do what a capture forbids.
         with self._cuda.graph(self.graph, stream=self._stream, capture_error_mode="thread_local"):
-            self._result = self._state.update(self._static)
+            self._result = self._update(self._static)

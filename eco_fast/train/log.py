@@ -15,17 +15,20 @@ from eco_fast.train.batches import Batches
 from eco_fast.train.optim import learning_rate
 from eco_fast.train.run_folder import Progress, RunFolder
 from eco_fast.train.speed import Clock, memory_mb, peak_flops, training_flops
-from eco_fast.train.step import StudentStep
+from eco_fast.train.update import Update
 
 
 class Log:
     """Sums losses on the device; only `line` reads them."""
 
-    def __init__(self, config: Config, folder: RunFolder, state: StudentStep, batches: Batches) -> None:
-        self.config, self.folder, self.state, self.batches = config, folder, state, batches
-        self.leads = state.world.leads
+    def __init__(self, config: Config, folder: RunFolder, update: Update, batches: Batches) -> None:
+        self.config, self.folder, self.batches, self.times = config, folder, batches, update.times
+        self.student = update.learners["student"]
+        self.leads = self.student.world.leads
         self.curves = Curves(folder.path) if config.run.tensorboard and self.leads else None
-        self.flops = training_flops(state.student, config.data.patch) * (config.data.batch // state.world.size)
+        self.flops = training_flops(self.student.network, config.data.patch) * (
+            config.data.batch // self.student.world.size
+        )
         self.window = torch.zeros(2, device=config.run.device)  # sum of the accepted losses, and their number
         self.clock = Clock(0)
 
@@ -40,7 +43,7 @@ class Log:
     def line(self, done: int, skipped: int) -> str:
         """Write a record, return it as a line, begin the next window; waits for the device."""
         run, optim = self.config.run, self.config.optim
-        total, accepted, norm = torch.cat((self.window, self.state.gradient_norm.view(1))).tolist()
+        total, accepted, norm = torch.cat((self.window, self.student.gradient_norm.view(1))).tolist()
         self.window = torch.zeros_like(self.window)
         record: dict[str, Any] = {
             "kind": "train",
@@ -75,7 +78,7 @@ class Log:
     def _speed(self, steps_per_second: float) -> dict[str, Any]:
         """Patches per second, the shares of a step, memory, and how much of the device's arithmetic is used."""
         run, step_ms = self.config.run, 1000 / steps_per_second
-        parts = self.state.budget.read()
+        parts = self.times.read()
         parts["other"] = max(0.0, step_ms - sum(parts.values()))  # parts that overlap leave nothing
         speed = {
             "patches_per_second": steps_per_second * self.config.data.batch,

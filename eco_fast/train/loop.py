@@ -10,14 +10,14 @@ from eco_fast.evaluate.run import evaluate
 from eco_fast.models.weights import identity
 from eco_fast.stop import stop_signal
 from eco_fast.train.batches import Batches
-from eco_fast.train.graph import GraphedStep
+from eco_fast.train.graph import Graphed
 from eco_fast.train.guard import CollapseGuard
 from eco_fast.train.inputs import Inputs
 from eco_fast.train.lane import streams_of
 from eco_fast.train.log import Log
 from eco_fast.train.machine import describe
 from eco_fast.train.run_folder import Progress, RunFolder
-from eco_fast.train.step import StudentStep
+from eco_fast.train.update import Update
 
 _EVERY = 10  # steps between two looks of the display, and of the processes at whether one was told to stop
 
@@ -33,20 +33,23 @@ class Result(NamedTuple):
 class Loop:
     """The steps of one call of `train`."""
 
-    def __init__(self, config: Config, folder: RunFolder, inputs: Inputs, state: StudentStep, display: Display) -> None:
-        self.config, self.folder, self.valid, self.state, self.display = config, folder, inputs.valid, state, display
-        self.batches = Batches(config, inputs, state.world, state.budget)
-        self.update = GraphedStep(state) if config.run.graph else state
-        self.log = Log(config, folder, state, self.batches)
+    def __init__(self, config: Config, folder: RunFolder, inputs: Inputs, update: Update, display: Display) -> None:
+        self.config, self.folder, self.valid, self.display = config, folder, inputs.valid, display
+        self.update = Graphed(update) if config.run.graph else update
+        self.student = update.learners["student"]
+        self.world = self.student.world
+        self.batches = Batches(config, inputs, self.world, update.times)
+        self.log = Log(config, folder, update, self.batches)
         self.collapse = CollapseGuard(config.run.steps)
         self.best: float | None = None
         self.psnr_y: float | None = None
         self.checkpoint = folder.checkpoints.latest()
-        state.student.train()
+        for learner in update.learners.values():
+            learner.network.train()
 
     def run(self, progress: Progress) -> Result:
         """All steps from `progress` on."""
-        run, world, first = self.config.run, self.state.world, progress.step
+        run, world, first = self.config.run, self.world, progress.step
         self.best = progress.best
         self.log.start(progress)
         done, stopped = first, False
@@ -74,19 +77,20 @@ class Loop:
     def advance(self, step: int) -> str | None:
         """One step, and its line of the log if one is due: only for that does the host wait for the device."""
         done, run = step + 1, self.config.run
-        logged = self.state.budget.open = done % run.log_every == 0 or done == run.steps
+        logged = self.update.times.measuring = done % run.log_every == 0 or done == run.steps
         # The batch, made while the last step ran.
         batch = self.batches.take(step)
         if logged:
-            self.collapse.look(step, self.state.student, batch.x)
+            self.collapse.look(step, self.student.network, batch.x)
         # Forward, loss, backward, optimiser, average.
-        loss, skip = self.update(step, batch)
+        self.update.schedule(step)
+        loss, skip = self.update(batch)
         # The next batch is begun now, since it may wait for files: a GPU has its work already.
         self.batches.done(step)
         self.log.add(loss, skip)
         if not logged:
             return None
-        skipped = self.state.guard.check(self.config.guard.limit, done, self._kept())
+        skipped = self.student.guard.check(self.config.guard.limit, done, self._kept())
         self.collapse.check(done, self._kept())
         return self.log.line(done, skipped)
 
@@ -97,7 +101,7 @@ class Loop:
 
     def _end(self, done: int, stopped: bool, rate: float) -> Result:
         self.close()
-        self.state.world.any(False)  # the checkpoint is there when any process returns
+        self.world.meet()  # the checkpoint is there when any process returns
         made = self.batches.maker.made
         if made:
             read = ", ".join(f"{kind} {count}" for kind, count in sorted(made.items()))
@@ -116,9 +120,8 @@ class Loop:
 
     def _validate(self, done: int) -> bool:
         """Validate, every process its share of the images; whether it was the best so far."""
-        ema, world = self.state.ema, self.state.world
-        network = ema.network if ema is not None else self.state.student
-        scores = evaluate(network, self.valid[world.rank :: world.size], self.config.scale, ssim=False)
+        world = self.world
+        scores = evaluate(self.student.averaged, self.valid[world.rank :: world.size], self.config.scale, ssim=False)
         total, count = world.sums([sum(scores.psnr), len(scores.psnr)])
         self.psnr_y = total / count
         self.log.write({"kind": "valid", "step": done, "psnr_y": self.psnr_y})
@@ -128,10 +131,10 @@ class Loop:
         return better
 
     def _save(self, done: int, *, best: bool) -> None:
-        config, state = self.config, self.state
-        if not all(p.isfinite().all() for p in state.parameters):
+        config, learners = self.config, self.update.learners
+        if not all(p.isfinite().all() for learner in learners.values() for p in learner.parameters):
             raise UserError(f"weights are not finite at step {done}, so no checkpoint is written; lower optim.lr")
-        if state.world.leads:
-            progress = Progress(done, self.log.window, self.best, describe(config.run, state.world))
+        if self.world.leads:
+            progress = Progress(done, self.log.window, self.best, describe(config.run, self.world))
             header = identity(config.student.name, config.student.options, config.scale)
-            self.checkpoint = self.folder.checkpoints.save(state, progress, header, best=best)
+            self.checkpoint = self.folder.checkpoints.save(learners, progress, header, best=best)

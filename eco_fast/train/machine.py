@@ -5,6 +5,7 @@ import platform
 import shutil
 import sysconfig
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ Forward = Callable[[Tensor], Tensor]
 
 # CUDA graphs are captured by the run itself: those of the compiler share memory between networks that run side by side.
 _MODES = {"default": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precisions that run under autocast; `fp32` and `tf32` do not."""
 
 PAYS_ON_CPU = frozenset({("edsr-baseline", "bf16")})
 """Networks and precisions that a compiled step trains faster on the CPU, as benchmarks/test_step.py measures it."""
@@ -47,6 +51,11 @@ def resolve(config: Config, previous: Config | None = None) -> Config:
     compile_ = resolve_compile(compile_, config.student.name, device, precision)
     update = {"device": device, "precision": precision, "threads": threads, "compile": compile_}
     return config.model_copy(update={"run": run.model_copy(update=update)})
+
+
+def autocast(precision: str, device_type: str) -> AbstractContextManager[object]:
+    """Autocast for a precision; does nothing for `fp32` and `tf32`."""
+    return torch.autocast(device_type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
 
 
 def configure(run: RunConfig) -> None:

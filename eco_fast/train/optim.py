@@ -1,4 +1,4 @@
-"""Optimisers, the learning rate over training, and the average of the weights."""
+"""Optimisers, the learning rate over training, the average of the weights, and the scale of an fp16 loss."""
 
 import copy
 import difflib
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from eco_fast.config import OptimConfig
 from eco_fast.errors import UserError
 from eco_fast.train.lamb import Lamb
+
+_FIRST_SCALE, _GROWTH_STEPS = 2.0**10, 2000
 
 
 def make_optimizer(
@@ -37,7 +39,7 @@ def make_optimizer(
     options: dict[str, Any] = {name: value for name, value in usual.items() if name in known} | config.options
     unknown = sorted(options.keys() - known.keys())
     if unknown:
-        raise UserError(f"optimiser {config.name} has no option {', '.join(unknown)}; mend optim.options")
+        raise UserError(f"optimiser {config.name} has no option {', '.join(unknown)}; correct optim.options")
     if has_fused_form(config.name):
         options |= {"fused": True, "capturable": capturable}
     return kind(parameters, lr=config.lr, **options)
@@ -115,7 +117,7 @@ class Ema:
         return self._network
 
     @torch.no_grad()
-    def update(self, share: float | Tensor, skip: Tensor) -> None:
+    def average(self, share: float | Tensor, skip: Tensor) -> None:
         """Move the average towards the weights.
 
         Args:
@@ -130,3 +132,36 @@ class Ema:
             torch._foreach_add_(self._average, torch._foreach_mul(self._source, share))
         else:
             torch._foreach_lerp_(self._average, self._source, [share] * len(self._average))
+
+
+class LossScale:
+    """The factor that keeps gradients of fp16 above its smallest numbers, doubled and halved on the device.
+
+    As `torch.amp.GradScaler` does, but nothing waits for the host: halved when a gradient was not finite, doubled after
+    2,000 good updates in a row.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.scale = torch.tensor(_FIRST_SCALE, device=device)
+        self.good = torch.zeros((), dtype=torch.int64, device=device)
+
+    def unscale(self, gradients: list[Tensor]) -> None:
+        """Divide the gradients by the factor, in place."""
+        torch._foreach_mul_(gradients, self.scale.reciprocal())
+
+    def adapt(self, gradient_norm: Tensor) -> None:
+        """Adapt the factor to the norm of the unscaled gradients, fp32 0-dim."""
+        finite = gradient_norm.isfinite()
+        self.good.add_(1).mul_(finite)
+        grow = self.good == _GROWTH_STEPS
+        self.good.mul_(~grow)
+        self.scale.mul_(torch.where(finite, 1.0 + grow.float(), 0.5))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The factor and the count of good updates."""
+        return {"scale": self.scale, "good": self.good}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put them back."""
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eco_fast.config import Config, config_toml, load_config
 from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
 from eco_fast.models.weights import load_into, save_weights
-from eco_fast.train.step import StudentStep
+from eco_fast.train.learner import Learner
 
-_BEST = "best"
+_BEST, _STUDENT = "best", "student"
+_FORMAT = 2  # of state.pt; 1 had no number, and one network
 
 
 class Progress(NamedTuple):
@@ -64,7 +65,14 @@ class RunFolder:
             )
 
     def previous_config(self) -> Config:
-        """The resolved configuration that the run was started with."""
+        """The resolved configuration that the run was started with, if this version can go on with the run.
+
+        Raises:
+            UserError: Its newest checkpoint is damaged, or of another format; or the configuration is.
+        """
+        latest = self.checkpoints.latest()
+        if latest is not None:  # first of all: an older version had other settings too
+            _load_state(latest, mmap=True)
         return load_config(self.config_file)
 
     def start(self, config: Config) -> None:
@@ -90,7 +98,8 @@ class RunFolder:
 class Checkpoints:
     """The checkpoints of one run: `step-00001000/` with `weights.safetensors`, `ema.safetensors`, `state.pt`.
 
-    A link `best` names the one with the highest validation PSNR-Y.
+    Those are of the student; the weights of another learner are in files with its name in front. A link `best` names
+    the checkpoint with the highest validation PSNR-Y.
     """
 
     def __init__(self, path: Path, keep_last: int) -> None:
@@ -110,13 +119,15 @@ class Checkpoints:
         link = self.path / _BEST
         return self.path / link.readlink() if link.is_symlink() and link.exists() else None
 
-    def save(self, state: StudentStep, progress: Progress, identity: Mapping[str, str], *, best: bool) -> Path:
+    def save(
+        self, learners: Mapping[str, Learner], progress: Progress, identity: Mapping[str, str], *, best: bool
+    ) -> Path:
         """Write a checkpoint, then remove all but the last `keep_last` and the best one.
 
         Args:
-            state: What is kept.
+            learners: What is kept, by name.
             progress: Where it stands.
-            identity: Of the network, for the header of the weights.
+            identity: Of the student, for the header of its weights.
             best: It is the best one so far.
 
         Raises:
@@ -124,22 +135,20 @@ class Checkpoints:
         """
         final = self.path / f"step-{progress.step:08d}"
         temporary = self.path / f".{final.name}.tmp"
-        metadata = {**identity, "step": str(progress.step)}
         try:
             for unfinished in self.path.glob(".step-*.tmp"):  # left by a killed run
                 shutil.rmtree(unfinished)
             temporary.mkdir(parents=True)
-            save_weights(temporary / "weights.safetensors", state.student.state_dict(), metadata)
-            if state.ema is not None:
-                save_weights(temporary / "ema.safetensors", state.ema.network.state_dict(), metadata)
+            for name, learner in learners.items():
+                header = {"step": str(progress.step), **(identity if name == _STUDENT else {})}
+                for file, network in _networks(name, learner).items():
+                    save_weights(temporary / file, network.state_dict(), header)
             content = {
-                "optimizer": state.optimizer.state_dict(),
-                "guard": state.guard.state_dict(),
+                "format": _FORMAT,
+                "learners": {name: learner.state_dict() for name, learner in learners.items()},
                 "random": torch.get_rng_state(),  # for networks with dropout
                 "random_cuda": torch.cuda.get_rng_state() if progress.window.is_cuda else None,
             }
-            if state.loss_scale is not None:
-                content["loss_scale"] = state.loss_scale.state_dict()
             _save_synced(temporary / "state.pt", {**content, **progress._asdict()})
             shutil.rmtree(final, ignore_errors=True)
             temporary.replace(final)
@@ -157,34 +166,46 @@ class Checkpoints:
                 shutil.rmtree(old)
         return final
 
-    def load(self, path: Path, state: StudentStep) -> Progress:
-        """Put weights, average and optimiser state back, bit for bit.
+    def load(self, path: Path, learners: Mapping[str, Learner]) -> Progress:
+        """Put weights, averages and the state of the optimisers back, bit for bit.
 
         Raises:
-            UserError: A file is damaged, or belongs to another network.
+            UserError: A file is damaged, of another format, or belongs to another network.
         """
-        load_into(state.student, path / "weights.safetensors")
-        if state.ema is not None:
-            load_into(state.ema.network, path / "ema.safetensors")
-        content = _load_state(path / "state.pt")
-        state.optimizer.load_state_dict(content["optimizer"])
-        state.guard.load_state_dict(content["guard"])
+        content = _load_state(path)
+        for name, learner in learners.items():
+            for file, network in _networks(name, learner).items():
+                load_into(network, path / file)
+            learner.load_state_dict(content["learners"][name])
         torch.set_rng_state(content["random"])
         if content["random_cuda"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(content["random_cuda"])
-        if state.loss_scale is not None:
-            state.loss_scale.load_state_dict(content["loss_scale"])
         return Progress(content["step"], content["window"], content["best"], content["environment"])
 
 
-def _load_state(path: Path) -> dict[str, Any]:
+def _networks(name: str, learner: Learner) -> dict[str, nn.Module]:
+    """The networks of a learner by the names of their files."""
+    prefix = "" if name == _STUDENT else f"{name}-"
+    networks = {f"{prefix}weights.safetensors": learner.network}
+    return networks if learner.ema is None else {**networks, f"{prefix}ema.safetensors": learner.ema.network}
+
+
+def _load_state(checkpoint: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """What `state.pt` of a checkpoint holds; with `mmap` no tensor is read before it is used."""
+    path = checkpoint / "state.pt"
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch.load raises many types for a damaged file
         reason = type(error).__name__
         raise UserError(
             f"{path} is damaged ({reason}); remove its folder to resume from an older checkpoint"
         ) from error
+    if content.get("format", 1) != _FORMAT:
+        raise UserError(
+            f"{path} has format {content.get('format', 1)}, this version of eco-fast resumes format {_FORMAT}; finish "
+            f"the run with the version that began it, or begin a new one from {checkpoint / 'weights.safetensors'} "
+            "with --set student.init=FILE"
+        )
     return content
 
 

@@ -26,7 +26,7 @@ _PEAK_TFLOPS = {  # dense tensor-core peaks of NVIDIA's data sheets, fp32 accumu
 _FORWARD_AND_BACKWARD = 3  # the backward pass computes two products for each one of the forward pass
 
 
-class Budget:
+class StepTimes:
     """The parts of a step in seconds. One step of every line of the log is measured, the others cost nothing.
 
     On a GPU a part is what lies between two events on its own stream, so parts that run side by side add up to more
@@ -34,14 +34,14 @@ class Budget:
     """
 
     def __init__(self, device_type: str) -> None:
-        self.open = False
+        self.measuring = False
         self._cuda = device_type == "cuda"
         self._spans: list[tuple[str, Any, Any]] = []
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Count what is inside as `name`, one of `PARTS`."""
-        if not self.open:
+        if not self.measuring:
             yield
             return
         on_device = self._cuda and name != "data"
@@ -86,7 +86,7 @@ def peak_flops(device_name: str, precision: str) -> float | None:
 
 
 def memory_mb(device_type: str) -> int | None:
-    """Peak memory so far in MB: what PyTorch took on a GPU, on the CPU that of the process; None if nobody tells."""
+    """Peak memory so far in MB: what PyTorch took on a GPU, on the CPU that of the process, if the system tells it."""
     if device_type == "cuda":
         return torch.cuda.max_memory_allocated() >> 20
     try:

@@ -16,7 +16,7 @@ from eco_fast.train.inputs import Inputs, load_inputs
 from eco_fast.train.loop import Loop, Result
 from eco_fast.train.machine import configure, describe, device_type, resolve, why_off
 from eco_fast.train.run_folder import Progress, RunFolder
-from eco_fast.train.step import StudentStep
+from eco_fast.train.update import Update, make_update
 from eco_fast.train.world import World, join_world, leave_world
 
 
@@ -68,14 +68,14 @@ def _train(
         inputs = load_inputs(config, teacher, display)
     config = _with_or_without_graph(config, world, inputs, display)
     _say_what_is_used(config, display)
-    state = StudentStep(inputs.student, config, world)
+    update = make_update(config, inputs.student, world)
     if resume:
-        progress = _resume(folder, state, config, display)
+        progress = _resume(folder, update, world, config, display)
     else:
         progress = Progress(0, torch.zeros(2, device=config.run.device), None, describe(config.run, world))
         if world.leads:
             folder.start(config)
-    loop = Loop(config, folder, inputs, state, display)
+    loop = Loop(config, folder, inputs, update, display)
     del inputs  # centroids are let go once alpha is 1: the source alone may hold them
     return loop.run(progress)
 
@@ -115,15 +115,15 @@ def _say_what_is_used(config: Config, display: Display) -> None:
     display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}")
 
 
-def _resume(folder: RunFolder, state: StudentStep, config: Config, display: Display) -> Progress:
+def _resume(folder: RunFolder, update: Update, world: World, config: Config, display: Display) -> Progress:
     latest = folder.checkpoints.latest()
     if latest is None:
         raise UserError(f"{folder.path} has no checkpoint to resume from; leave --resume out to start a run there")
-    progress = folder.checkpoints.load(latest, state)
-    if state.world.leads:
+    progress = folder.checkpoints.load(latest, update.learners)
+    if world.leads:
         folder.drop_metrics_after(progress.step)
     display.line(f"resuming {latest}")
-    for key, value in describe(config.run, state.world).items():
+    for key, value in describe(config.run, world).items():
         if progress.environment.get(key) != value:
             display.line(f"note: {key} was {progress.environment.get(key)}, is {value}: the bits may differ")
     return progress

@@ -47,14 +47,18 @@ class World:
         """Whether any process says so; the same on each."""
         return self.sums([float(flag)])[0] > 0
 
+    def meet(self) -> None:
+        """Wait until every process is here."""
+        self.sums([0.0])
+
     @contextmanager
     def leader_first(self) -> Iterator[None]:
         """The first process does what is inside, then all others: they find what it has written."""
         if not self.leads:
-            self.any(False)  # the meeting point
+            self.meet()
         yield
         if self.leads:
-            self.any(False)
+            self.meet()
 
     def wrap(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Average gradients over the processes in every backward pass."""

@@ -26,7 +26,7 @@ from eco_fast.train.lane import Lane
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import resolve
 from eco_fast.train.online import OnlineTeacher
-from eco_fast.train.speed import Budget
+from eco_fast.train.speed import StepTimes
 from eco_fast.train.start import train
 from eco_fast.train.teacher import freeze
 from eco_fast.train.world import World
@@ -173,7 +173,7 @@ def test_processes_share_what_an_online_teacher_makes(photos: Path, tmp_path: Pa
         }
         settings = resolve(load_config("edsr-tiny", flags=flags))
         images = load_images(settings, None, Display(Console(quiet=True)))
-        return Batches(settings, Inputs(images, [], nn.Identity(), teacher), world, Budget("cpu"))
+        return Batches(settings, Inputs(images, [], nn.Identity(), teacher), world, StepTimes("cpu"))
 
     whole = batches("resident", World())
     for size in (1, 2, 4):

@@ -14,8 +14,9 @@ from torch import Tensor
 from eco_fast.config import Config, parse_config
 from eco_fast.models import build
 from eco_fast.train.batches import Batch
-from eco_fast.train.graph import GraphedStep, why_not
-from eco_fast.train.step import StudentStep
+from eco_fast.train.graph import Graphed, why_not
+from eco_fast.train.learner import Learner
+from eco_fast.train.update import Update, make_update
 from eco_fast.train.world import World
 
 STEPS = 16
@@ -32,11 +33,25 @@ def config(**run: object) -> Config:
     return parse_config(document, "test")
 
 
-class FakeCuda:
-    """What `GraphedStep` uses of `torch.cuda`, on the CPU."""
+class Watched:
+    """An update that remembers its calls."""
 
-    def __init__(self, state: StudentStep) -> None:
-        self.state, self.captures, self.replays = state, 0, 0
+    def __init__(self, update: Update) -> None:
+        self.learners, self.times, self.schedule = update.learners, update.times, update.schedule
+        self.inner = update
+        self.seen: list[tuple[Batch, tuple[Tensor, Tensor]]] = []
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        self.seen.append((batch, self.inner(batch)))
+        return self.seen[-1][1]
+
+
+class FakeCuda:
+    """What `Graphed` uses of `torch.cuda`, on the CPU."""
+
+    def __init__(self, update: Watched) -> None:
+        self.update, self.student = update, update.learners["student"]
+        self.captures, self.replays = 0, 0
         self.CUDAGraph = lambda: SimpleNamespace(replay=None)
 
     def Stream(self) -> torch.cpu.Stream:
@@ -54,46 +69,37 @@ class FakeCuda:
     def graph(self, graph: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
         """Run the body, take back all that it did, and run it again in every replay."""
         assert capture_error_mode == "thread_local"
-        assert all(p.grad is None for p in self.state.parameters)
-        inner, seen = self.state.update, []
-        before = snapshot(self.state)
-
-        def watched(batch: Batch) -> tuple[Tensor, Tensor]:
-            seen.append((batch, inner(batch)))
-            return seen[-1][1]
-
-        self.state.update = watched  # type: ignore[method-assign]
+        assert all(p.grad is None for p in self.student.parameters)
+        before = snapshot(self.student)
+        self.update.seen.clear()
         yield
-        self.state.update = inner  # type: ignore[method-assign]
-        restore(self.state, before)
-        [(static, result)] = seen
-        graph.replay = self.replay(static, result, inner)
+        restore(self.student, before)
+        [(static, result)] = self.update.seen
+        graph.replay = self.replay(static, result)
         self.captures += 1
 
-    def replay(
-        self, static: Batch, result: tuple[Tensor, Tensor], update: Callable[[Batch], tuple[Tensor, Tensor]]
-    ) -> Callable[[], None]:
+    def replay(self, static: Batch, result: tuple[Tensor, Tensor]) -> Callable[[], None]:
         def run() -> None:
             self.replays += 1
-            for ours, theirs in zip(result, update(static), strict=True):
+            for ours, theirs in zip(result, self.update.inner(static), strict=True):
                 ours.copy_(theirs)
 
         return run
 
 
-def tensors(state: StudentStep) -> list[Tensor]:
-    moments = [t for group in state.optimizer.state.values() for t in group.values()]
-    averages = [] if state.ema is None else list(state.ema.network.parameters())
-    return [*state.parameters, *averages, *state.guard.state_dict().values(), *moments]
+def tensors(student: Learner) -> list[Tensor]:
+    moments = [t for group in student.optimizer.state.values() for t in group.values()]
+    averages = [] if student.ema is None else list(student.ema.network.parameters())
+    return [*student.parameters, *averages, *student.guard.state_dict().values(), *moments]
 
 
-def snapshot(state: StudentStep) -> list[Tensor]:
-    return [t.detach().clone() for t in tensors(state)]
+def snapshot(student: Learner) -> list[Tensor]:
+    return [t.detach().clone() for t in tensors(student)]
 
 
 @torch.no_grad()
-def restore(state: StudentStep, before: list[Tensor]) -> None:
-    for tensor, value in zip(tensors(state), before, strict=True):
+def restore(student: Learner, before: list[Tensor]) -> None:
+    for tensor, value in zip(tensors(student), before, strict=True):
         tensor.copy_(value)
 
 
@@ -112,7 +118,7 @@ def batches() -> list[Batch]:
 
 
 @pytest.fixture
-def states(monkeypatch: pytest.MonkeyPatch) -> tuple[StudentStep, StudentStep]:
+def updates(monkeypatch: pytest.MonkeyPatch) -> tuple[Watched, Update]:
     """One to be graphed, one with plain numbers, of the same weights."""
     monkeypatch.setattr(Tensor, "record_stream", lambda *_: None)
     torch.manual_seed(0)
@@ -121,27 +127,32 @@ def states(monkeypatch: pytest.MonkeyPatch) -> tuple[StudentStep, StudentStep]:
     document = config().model_dump() | {"optim": {"name": "lamb", "clip_norm": 5.0}}
     graphed = parse_config(document, "test")
     plain = parse_config({**document, "run": {**document["run"], "graph": False}}, "test")
-    return StudentStep(student, graphed), StudentStep(copy.deepcopy(student), plain)
+    return Watched(make_update(graphed, student)), make_update(plain, copy.deepcopy(student))
 
 
-def test_replays_do_what_updates_do(states: tuple[StudentStep, StudentStep]) -> None:
+def test_replays_do_what_updates_do(updates: tuple[Watched, Update]) -> None:
     """Rates, averages, a skipped step and three kinds of batches included."""
-    graphed, plain = states
-    cuda = FakeCuda(graphed)
-    step_of = GraphedStep(graphed, cuda)
+    inner, plain = updates
+    cuda = FakeCuda(inner)
+    graphed = Graphed(inner, cuda)
     for step, batch in enumerate(batches()):
-        ours = [t.clone() for t in step_of(step, batch)]
-        theirs = plain(step, batch)
-        assert all(torch.equal(a, b) or (a.isnan() and b.isnan()) for a, b in zip(ours, theirs, strict=True)), step
+        results = []
+        for update in (graphed, plain):
+            update.schedule(step)
+            results.append([t.clone() for t in update(batch)])
+        assert all(torch.equal(a, b) or (a.isnan() and b.isnan()) for a, b in zip(*results, strict=True)), step
     assert (cuda.captures, cuda.replays) == (3, 2 + 3 + 2)  # three updates of each kind come before its capture
-    for ours, theirs in zip(tensors(graphed), tensors(plain), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)  # the rate is fp32 on one side
-    assert graphed.guard.skipped == plain.guard.skipped == 1
+    ours, theirs = graphed.learners["student"], plain.learners["student"]
+    for a, b in zip(tensors(ours), tensors(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)  # the rate is fp32 on one side
+    assert ours.guard.skipped == theirs.guard.skipped == 1
 
 
-def test_results_belong_to_the_graph(states: tuple[StudentStep, StudentStep]) -> None:
-    step_of = GraphedStep(states[0], FakeCuda(states[0]))
-    results = [step_of(step, batches()[0]) for step in range(6)]
+def test_results_belong_to_the_graph(updates: tuple[Watched, Update]) -> None:
+    inner = updates[0]
+    graphed = Graphed(inner, FakeCuda(inner))
+    graphed.schedule(0)
+    results = [graphed(batches()[0]) for _ in range(6)]
     assert results[4][0] is results[5][0]
 
 

@@ -14,9 +14,8 @@ from eco_fast.config import Config, parse_config
 from eco_fast.models import build
 from eco_fast.train.batches import Batch, Batches
 from eco_fast.train.inputs import Inputs
-from eco_fast.train.speed import Budget
-from eco_fast.train.step import StudentStep
 from eco_fast.train.teacher import freeze
+from eco_fast.train.update import make_update
 from eco_fast.train.world import World
 from tests.sets import training_set
 from tests.train.test_online import cached
@@ -67,12 +66,13 @@ def test_a_whole_schedule(optimiser: str, online: bool, monkeypatch: pytest.Monk
     plain = training_set(2, ((14, 15), (16, 14)))
     images = plain if online else cached(plain, teacher)
     inputs = Inputs(images, [], student, teacher if online else None)
-    batches = Batches(settings, inputs, World(), Budget("cpu"))
-    state = StudentStep(student, settings)
+    update = make_update(settings, student)
+    batches = Batches(settings, inputs, World(), update.times)
 
     def train(first: int, last: int) -> None:
         for step in range(first, last):
-            state(step, batches.take(step))
+            update.schedule(step)
+            update(batches.take(step))
             batches.done(step)
 
     train(0, 1)  # tables of the bicubic are made once
@@ -109,17 +109,18 @@ SECTIONS: dict[str, dict[str, dict[str, object]]] = {
 def test_an_update_without_values(sections: dict[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
     """On the device `meta`, where tensors have no values: there is nothing to ask for, and nothing to copy out."""
     monkeypatch.setenv("ECO_KERNELS", "reference")
-    monkeypatch.setattr("eco_fast.train.step.autocast", lambda *_: nullcontext())  # it knows no such device
+    monkeypatch.setattr("eco_fast.train.learner.autocast", lambda *_: nullcontext())  # it knows no such device
     monkeypatch.setattr(sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda *_, **__: None)
     monkeypatch.setattr(sys.modules["torch.nn.utils.clip_grad"], "_device_has_foreach_support", lambda _: True)
     settings = config(**sections)
     settings = settings.model_copy(update={"run": settings.run.model_copy(update={"device": "meta"})})
     student = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.PixelShuffle(2)).to("meta")
-    state = StudentStep(student, settings)
+    update = make_update(settings, student)
     x = torch.empty((4, 3, 8, 8), device="meta")
     hr, centroid = (torch.empty((4, 3, 16, 16), dtype=torch.uint8, device="meta") for _ in range(2))
     for step in range(3):
-        loss, skip = state(step, Batch(x, hr, centroid, torch.full((), 0.5, device="meta")))
+        update.schedule(step)
+        loss, skip = update(Batch(x, hr, centroid, torch.full((), 0.5, device="meta")))
     assert loss.device.type == skip.device.type == "meta"
 
 

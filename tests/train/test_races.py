@@ -15,7 +15,7 @@ from eco_fast.train import lane as lane_module
 from eco_fast.train.inputs import Inputs
 from eco_fast.train.loop import Loop
 from eco_fast.train.run_folder import RunFolder
-from eco_fast.train.step import StudentStep
+from eco_fast.train.update import make_update
 from tests.sets import training_set
 from tests.train.race_checker import MAIN, RaceChecker, Streams
 from tests.train.test_online import cached
@@ -58,7 +58,7 @@ def run(online: bool, drop: str | None = None, steps: int = 6) -> tuple[RaceChec
         student = build("edsr-tiny", 2, **options)
         inputs = Inputs(images, [], student, teacher if online else None)
         display, folder = Display(Console(quiet=True)), RunFolder(Path("never-made"), 1)
-        loop = Loop(config, folder, inputs, StudentStep(student, config), display)
+        loop = Loop(config, folder, inputs, make_update(config, student), display)
         updated: list[int] = []  # main's last work on a batch
         done = loop.batches.lane.done
         patch.setattr(loop.batches.lane, "done", lambda step: (updated.append(checker.last[MAIN]), done(step)))

@@ -16,10 +16,11 @@ from eco_fast.models.weights import load_network
 from eco_fast.train import batches
 from eco_fast.train.batches import Batch
 from eco_fast.train.guard import CollapseGuard
+from eco_fast.train.learner import Learner
 from eco_fast.train.loop import Result
 from eco_fast.train.run_folder import Checkpoints, Progress
 from eco_fast.train.start import out_of_memory_named, train
-from eco_fast.train.step import StudentStep
+from eco_fast.train.update import make_update
 
 TINY = {"student.options": {"blocks": 1, "channels": 4}, "data.patch": 8, "data.batch": 2, "run.device": "cpu"}
 
@@ -46,14 +47,70 @@ def records(out: Path) -> list[dict]:
 
 def test_the_best_checkpoint_outlives_the_newer_ones(tmp_path: Path) -> None:
     config = load_config("edsr-tiny", flags={**TINY, "run.precision": "fp32", "run.compile": "off"})
-    state, checkpoints = StudentStep(nn.Conv2d(3, 12, 3), config), Checkpoints(tmp_path, keep_last=2)
+    learners, checkpoints = make_update(config, nn.Conv2d(3, 12, 3)).learners, Checkpoints(tmp_path, keep_last=2)
     for step in range(1, 7):
-        checkpoints.save(state, Progress(step, torch.zeros(2), 30.0, {}), {}, best=step == 2)
+        checkpoints.save(learners, Progress(step, torch.zeros(2), 30.0, {}), {}, best=step == 2)
     assert [path.name[-1] for path in checkpoints.all()] == ["2", "5", "6"]
     assert checkpoints.best() == tmp_path / "step-00000002"
-    checkpoints.save(state, Progress(7, torch.zeros(2), 31.0, {}), {}, best=True)
+    checkpoints.save(learners, Progress(7, torch.zeros(2), 31.0, {}), {}, best=True)
     assert [path.name[-1] for path in checkpoints.all()] == ["6", "7"]
-    assert checkpoints.load(checkpoints.all()[-1], state).best == 31.0
+    assert checkpoints.load(checkpoints.all()[-1], learners).best == 31.0
+
+
+def test_a_checkpoint_holds_every_learner(tmp_path: Path) -> None:
+    """Weights, averages, optimisers and guards of two networks, each with its own settings, come back bit for bit."""
+    config = load_config("edsr-tiny", flags={**TINY, "run.precision": "fp16", "run.compile": "off"})
+    other = config.optim.model_copy(update={"name": "lamb", "ema": 0.0})
+
+    def learners(seed: int) -> dict[str, Learner]:
+        torch.manual_seed(seed)
+        return {
+            "student": Learner(nn.Conv2d(3, 12, 3), config.optim, config.guard, config.run),
+            "discriminator": Learner(nn.Linear(4, 1), other, config.guard, config.run),
+        }
+
+    def tensors(learners: dict[str, Learner]) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+        for learner in learners.values():
+            assert learner.loss_scale is not None
+            found += [*learner.network.parameters(), *learner.averaged.parameters()]
+            found += [t for moments in learner.optimizer.state.values() for t in moments.values()]
+            found += [*learner.guard.state_dict().values(), *learner.loss_scale.state_dict().values()]
+        return found
+
+    trained, fresh = learners(0), learners(1)
+    for step in range(3):
+        for learner in trained.values():
+            learner.schedule(step)
+            loss = sum((p.square().sum() for p in learner.parameters), torch.zeros(()))
+            loss.backward()
+            learner.apply(loss.detach())
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    saved = checkpoints.save(trained, Progress(3, torch.zeros(2), None, {}), {}, best=False)
+    assert {path.name for path in saved.iterdir()} == {
+        "weights.safetensors",
+        "ema.safetensors",
+        "discriminator-weights.safetensors",
+        "state.pt",
+    }
+    checkpoints.load(saved, fresh)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(trained), tensors(fresh), strict=True))
+
+
+def test_a_checkpoint_of_another_format_is_refused(photos: Path, tmp_path: Path) -> None:
+    """By name, before anything else of its run is looked at: its settings may be of another time too."""
+    run(photos, tmp_path / "run")
+    config = tmp_path / "run" / "config.toml"
+    state = tmp_path / "run" / "checkpoints" / "step-00000006" / "state.pt"
+    content = torch.load(state, weights_only=True)
+    del content["format"]
+    torch.save(content, state)
+    with pytest.raises(UserError, match=r"state\.pt has format 1, this version of eco-fast resumes format 2; finish"):
+        train(load_config(config), resume=True)
+    kept = load_config(config)
+    config.write_text("[data]\nan_old_option = true\n")
+    with pytest.raises(UserError, match="has format 1"):
+        train(kept, resume=True)
 
 
 def test_a_run_marks_its_best_validation(photos: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from eco_fast.config import parse_config
 from eco_fast.errors import UserError
 from eco_fast.train.batches import Batch
-from eco_fast.train.step import StudentStep
+from eco_fast.train.update import make_update
 from eco_fast.train.world import World, join_world, leave_world
 
 STEPS, BATCH = 20, 8
@@ -49,11 +49,13 @@ def train(world: World, accumulate: int = 1) -> dict[str, Tensor]:
         "optim": {"accumulate": accumulate, "clip_norm": 50.0},
         "run": {"steps": STEPS, "device": "cpu", "precision": "fp32", "compile": "off"},
     }
-    state = StudentStep(Double(), parse_config(document, "test"), world)
+    update = make_update(parse_config(document, "test"), Double(), world)
     for step in range(STEPS):
         whole = batch(step)
-        state(step, list(whole.parts(world.size))[world.rank])
-    return {**state.student.state_dict(), "skipped": state.guard.skipped}
+        update.schedule(step)
+        update(list(whole.parts(world.size))[world.rank])
+    student = update.learners["student"]
+    return {**student.network.state_dict(), "skipped": student.guard.skipped}
 
 
 def relative(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
@@ -94,7 +96,7 @@ def test_two_processes(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_split() -> None:
     config = {"data": {"batch": 6}, "optim": {"accumulate": 4}, "run": {"device": "cpu", "compile": "off"}}
     with pytest.raises(UserError, match=r"optim\.accumulate=4"):
-        StudentStep(Double(), parse_config(config, "test"))
+        make_update(parse_config(config, "test"), Double())
 
 
 def test_a_process_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

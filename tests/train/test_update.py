@@ -17,7 +17,7 @@ from eco_fast.models import build
 from eco_fast.train.batches import Batch, stored_batch
 from eco_fast.train.machine import resolve
 from eco_fast.train.optim import Ema, ema_share, learning_rate, make_optimizer
-from eco_fast.train.step import StudentStep
+from eco_fast.train.update import make_update
 from eco_kernels import eco_l1_with_grad
 
 PATCH, BATCH = 10, 6
@@ -79,14 +79,19 @@ def _config(**optim: object) -> Config:
 
 def test_repeated_updates_lower_the_loss_and_move_the_average(rng: np.random.Generator) -> None:
     torch.manual_seed(0)
-    state = StudentStep(build("edsr-tiny", 2, blocks=1, channels=8), _config(lr=1e-3, ema=0.5, clip_norm=1000.0))
+    config = _config(lr=1e-3, ema=0.5, clip_norm=1000.0)
+    update = make_update(config, build("edsr-tiny", 2, blocks=1, channels=8))
+    student = update.learners["student"]
     x = torch.from_numpy(rng.random((2, 3, 8, 8), dtype=np.float32))
     hr = torch.from_numpy(rng.integers(0, 256, (2, 3, 16, 16), dtype=np.uint8))
     batch = Batch(x, hr, None, torch.tensor(1.0))
-    losses = [state(step, batch)[0].item() for step in range(8)]
+    losses = []
+    for step in range(8):
+        update.schedule(step)
+        losses.append(update(batch)[0].item())
     assert losses[-1] < losses[0]
-    assert state.ema is not None
-    assert not any(torch.equal(a, b) for a, b in zip(state.ema.network.parameters(), state.parameters, strict=True))
+    assert student.averaged is not student.network
+    assert not any(torch.equal(a, b) for a, b in zip(student.averaged.parameters(), student.parameters, strict=True))
 
 
 def test_the_first_update_of_the_average_copies() -> None:
@@ -94,13 +99,13 @@ def test_the_first_update_of_the_average_copies() -> None:
     ema, taken, skipped = Ema(network), torch.tensor(0.0), torch.tensor(1.0)
     with torch.no_grad():
         network.weight.fill_(1.0)
-    ema.update(ema_share(0, 0.9), taken)
+    ema.average(ema_share(0, 0.9), taken)
     assert torch.equal(ema.network.weight, network.weight)
     with torch.no_grad():
         network.weight.fill_(2.0)
-    ema.update(ema_share(10_000, 0.9), skipped)
+    ema.average(ema_share(10_000, 0.9), skipped)
     assert torch.equal(ema.network.weight, torch.ones((3, 3)))
-    ema.update(ema_share(10_000, 0.9), taken)
+    ema.average(ema_share(10_000, 0.9), taken)
     torch.testing.assert_close(ema.network.weight, torch.full((3, 3), 1.1))
 
 
@@ -122,22 +127,24 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(rng: np.random.Gener
     results = []
     for third in (bad, None):
         torch.manual_seed(0)
-        state = StudentStep(build("edsr-tiny", 2, blocks=1, channels=8), _config(name=name, lr=1e-3, clip_value=0.1))
+        config = _config(name=name, lr=1e-3, clip_value=0.1)
+        update = make_update(config, build("edsr-tiny", 2, blocks=1, channels=8))
+        student = update.learners["student"]
         for step, batch in enumerate((good, good, third, good)):
             hook = None
             if batch is not None and batch is third and planted == "gradient":
                 batch = good
-                hook = state.parameters[0].register_hook(lambda grad: grad * torch.inf)
+                hook = student.parameters[0].register_hook(lambda grad: grad * torch.inf)
             if batch is not None:
-                state(step, batch)
+                update.schedule(step)
+                update(batch)
             if hook is not None:
                 hook.remove()
-        assert state.ema is not None
         moments = [
-            t for p in state.parameters for t in state.optimizer.state[p].values() if isinstance(t, torch.Tensor)
+            t for p in student.parameters for t in student.optimizer.state[p].values() if isinstance(t, torch.Tensor)
         ]
-        results.append([p.detach() for p in (*state.parameters, *state.ema.network.parameters())] + moments)
-        assert state.guard.skipped.item() == (third is not None)
+        results.append([p.detach() for p in (*student.parameters, *student.averaged.parameters())] + moments)
+        assert student.guard.skipped.item() == (third is not None)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
