@@ -12,8 +12,7 @@ from eco_fast.data.store import PreparedStore, sizes
 from eco_fast.display import Display
 from eco_fast.eco.objective import needs_teacher
 from eco_fast.train.batches import Batch
-from eco_fast.train.images import named_store, sizes_in_headers, training_files
-from eco_fast.train.inputs import load_student
+from eco_fast.train.inputs import load_student, named_store, sizes_in_headers, training_files
 from eco_fast.train.lane import streams_of
 from eco_fast.train.machine import configure, resolve
 from eco_fast.train.speed import memory_mb

@@ -116,19 +116,19 @@ class Resident:
         """`images` on the device that trains; `patch` and the `context` of windows in LR pixels."""
         self._images, self._scale, self._device = images.by_kind(), images.scale, images.device
         self._plan, self._reads = plan, reads
-        self._patch, self._side = patch, patch + 2 * context
+        self._patch, self._context = patch, context
 
     def fetch(self, step: int) -> Patches:
         """See `Source`."""
         plan = self._plan(step).to(self._device)
         window = None
-        if "window" in self._reads(step):
+        if self._context and "window" in self._reads(step):
             around = plan._replace(
                 top=plan.top - plan.inner_top,
                 left=plan.left - plan.inner_left,
                 orientation=torch.zeros_like(plan.orientation),
             )
-            window = _cut(self._images["lr"], around, self._side)
+            window = _cut(self._images["lr"], around, self._patch + 2 * self._context)
         return Patches(self._images, plan, self._patch, self._scale, window)
 
     def free_centroids(self) -> None:

@@ -9,12 +9,14 @@ from typing import NamedTuple
 from torch import Tensor
 
 from eco_fast.config import Config
+from eco_fast.data.files import Files, ImageFiles
+from eco_fast.data.flat import TrainingSet
+from eco_fast.data.mapped import ArrayFiles, Mapped
 from eco_fast.data.sampler import Sampler
-from eco_fast.data.source import Patches, Source
+from eco_fast.data.source import Patches, PlanOf, ReadsOf, Resident, Source
 from eco_fast.eco.alpha import make_schedule
 from eco_fast.eco.objective import Blend, blend, reads
-from eco_fast.train.images import open_source, patches_per_image
-from eco_fast.train.inputs import Inputs
+from eco_fast.train.inputs import Images, Inputs
 from eco_fast.train.lane import Lane, streams_of
 from eco_fast.train.online import OnlineTeacher, online_teacher
 from eco_fast.train.speed import StepTimes
@@ -188,3 +190,30 @@ class Batches:
         """Let everything go."""
         self.lane.close()
         self.maker.close()
+
+
+def open_source(config: Config, images: Images, plan: PlanOf, reads: ReadsOf, context: int) -> Source:
+    """The source of a run's patches.
+
+    Args:
+        config: Resolved.
+        images: The indices of the plan refer to these.
+        plan, reads: Pure functions of the step.
+        context: LR pixels around a patch in a window.
+
+    Raises:
+        UserError: DALI is needed and not installed.
+    """
+    steps, patch, device = config.run.steps, config.data.patch, config.run.device
+    match images:
+        case TrainingSet():
+            return Resident(images, plan, reads, patch, context)
+        case ArrayFiles():
+            return Mapped(images, plan, reads, steps, patch, context, device)
+        case ImageFiles():
+            return Files(images, plan, reads, steps, patch, patches_per_image(config), context, device)
+
+
+def patches_per_image(config: Config) -> int:
+    """`data.patches_per_image`, where 0 stands for what suits the source."""
+    return config.data.patches_per_image or (16 if config.data.source == "files" else 1)

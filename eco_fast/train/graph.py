@@ -91,7 +91,7 @@ class Graphed:
 
     def _capture(self, batch: Batch) -> None:
         self._static = Batch._make(None if tensor is None else torch.empty_like(tensor) for tensor in batch)
-        self.times.measuring = False  # an event that a capture holds cannot be read
+        self.times.measure(False)  # an event that a capture holds cannot be read
         self.graph = self._cuda.CUDAGraph()
         # Other threads, those of the data path, go on meanwhile and may do what a capture forbids.
         with self._cuda.graph(self.graph, stream=self._stream, capture_error_mode="thread_local"):

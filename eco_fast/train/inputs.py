@@ -1,19 +1,43 @@
 """What a run reads: the networks, the training images, the validation images, loaded before the first step."""
 
+import os
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eco_fast.config import Config
+from eco_fast.data.files import ImageFiles
+from eco_fast.data.find import find_images, hr_folder, pair_files, unique
+from eco_fast.data.flat import TrainingSet
+from eco_fast.data.header import image_size
+from eco_fast.data.make_store import prepare
+from eco_fast.data.mapped import ArrayFiles
+from eco_fast.data.memory import free_memory, resident_bytes
 from eco_fast.data.notes import Notes
+from eco_fast.data.store import (
+    Entry,
+    PreparedStore,
+    centroid_kind,
+    centroid_lr_kind,
+    hr_kind,
+    is_store,
+    lr_kind,
+    sizes,
+)
 from eco_fast.display import Display
 from eco_fast.eco.objective import needs_teacher
+from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair, load_benchmark
 from eco_fast.models import build
 from eco_fast.models.weights import load_matching
-from eco_fast.train.images import Images, load_images
-from eco_fast.train.teacher import load_teacher, refuse_shared_storage
+from eco_fast.train.teacher import load_teacher, refuse_shared_storage, store_teacher, warn_of_a_weak_teacher
+
+Images = TrainingSet | ArrayFiles | ImageFiles
+"""The images of a run: on the device, as arrays of a store on disk, or as the original files."""
 
 
 class Inputs(NamedTuple):
@@ -57,3 +81,139 @@ def load_student(config: Config, display: Display) -> nn.Module:
     if config.student.init is not None:
         display.line(load_matching(student, config.student.init))
     return student.to(config.run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def load_images(config: Config, teacher: nn.Module | None, display: Display) -> Images:
+    """Find, prepare and check the training images.
+
+    Args:
+        config: With the device resolved.
+        teacher: Makes the centroids, on the device; None where none are stored.
+        display: Where progress is shown.
+
+    Raises:
+        UserError: Images are missing or wrong, or the source cannot be had.
+    """
+    if not config.data.train:
+        raise UserError("no training images are named; give a folder with --train DIR")
+    notes = Notes()
+    if config.data.source == "files":
+        if teacher is not None:
+            raise UserError(
+                "data.source=files has no stored centroids; use --set teacher.mode=online, or --set data.source=mapped"
+            )
+        images: Images = _from_files(config, notes)
+    else:
+        images = _from_store(config, teacher, display, notes)
+    for line in notes.lines():
+        display.line(line)
+    if config.data.strict:
+        notes.raise_if_any()
+    return images
+
+
+def cache_folder(config: Config) -> Path:
+    """Where a run keeps the store of images that are not prepared yet; the same for the same folders."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eco-fast"
+    named = [str(Path(path).resolve()) for path in (*config.data.train, *filter(None, [config.data.train_lr]))]
+    return root / f"{Path(config.data.train[0]).stem}-{blake2b(repr(named).encode(), digest_size=6).hexdigest()}"
+
+
+def named_store(config: Config) -> Path | None:
+    """The store that the user names in place of images.
+
+    Raises:
+        UserError: Something else is named beside it.
+    """
+    stores = [path for path in config.data.train if is_store(path)]
+    if stores and len(config.data.train) > 1:
+        raise UserError(f"{stores[0]} is a prepared store; name it alone, or prepare all folders into one store")
+    return stores[0] if stores else None
+
+
+def training_files(config: Config) -> list[Path]:
+    """The original image files that the configuration names, each once."""
+    return unique(file for path in config.data.train for file in find_images(hr_folder(path)))
+
+
+def sizes_in_headers(files: Iterable[Path]) -> tuple[Tensor, Tensor]:
+    """Heights and widths of image files, read without decoding them."""
+    heights, widths = torch.tensor([image_size(file) for file in files]).unbind(1)
+    return heights, widths
+
+
+def _from_store(config: Config, network: nn.Module | None, display: Display, notes: Notes) -> TrainingSet | ArrayFiles:
+    data, scale, device = config.data, config.scale, config.run.device
+    teacher = None if network is None else store_teacher(network, scale, config.teacher.precision, device)
+    # Make the store, or bring it up to date.
+    path = named_store(config)
+    if path is None:
+        path = data.store or cache_folder(config)
+        prepare(data.train, [scale], path, lr_dir=data.train_lr, teacher=teacher, progress=display.rate)
+    # Open it, and find the images that serve.
+    with display.count("checking") as count:
+        store = PreparedStore.open(path, progress=count)
+    if teacher is not None and teacher.identity not in store.teachers(scale):
+        raise UserError(f"{path} has no centroids of this teacher at x{scale}; run eco-fast prepare with --teacher")
+    notes.take(store.notes)
+    entries = store.holding(scale, data.patch, notes)
+    identity = None if teacher is None else teacher.identity
+    # Leave it on disk, or load it.
+    if data.source == "mapped" or (data.source == "auto" and not _fits(config, entries, centroids=teacher is not None)):
+        return _array_files(store, entries, scale, identity)
+    with display.count("loading") as count:
+        images = store.training_set(scale, entries, teacher=identity, progress=count)
+    if teacher is not None:
+        warn_of_a_weak_teacher(images, display)
+    return images.to(device)
+
+
+def _fits(config: Config, entries: list[Entry], *, centroids: bool) -> bool:
+    """Whether all images fit on the device, beside what training takes there."""
+    device = config.run.device
+    stored = resident_bytes(*sizes(entries), config.scale, centroids=centroids)
+    # Networks, optimiser and activations: half a GPU, 2 GB on the CPU.
+    training = torch.cuda.mem_get_info()[1] // 2 if device == "cuda" else 2 << 30
+    return stored + training <= free_memory(device)
+
+
+def _array_files(store: PreparedStore, entries: list[Entry], scale: int, teacher: str | None) -> ArrayFiles:
+    def paths(kind: str) -> list[str]:
+        return [str(store.file(kind, entry)) for entry in entries]
+
+    heights, widths = sizes(entries)
+    return ArrayFiles(
+        scale,
+        heights // scale,
+        widths // scale,
+        paths(hr_kind()),
+        paths(lr_kind(scale)),
+        None if teacher is None else paths(centroid_kind(scale, teacher)),
+        None if teacher is None else paths(centroid_lr_kind(scale, teacher)),
+    )
+
+
+def _from_files(config: Config, notes: Notes) -> ImageFiles:
+    """The original files, decoded while training."""
+    data, scale = config.data, config.scale
+    files = training_files(config)
+    own = None if data.train_lr is None else pair_files(files, data.train_lr, scale)
+    kept, heights, widths = [], [], []
+    for i, file in enumerate(files):
+        height, width = image_size(file, notes)
+        if min(height, width) // scale < data.patch:
+            least = data.patch * scale
+            notes.add(f"images left out, smaller than a patch ({least} x {least})", file.name)
+            continue
+        kept.append(i)
+        heights.append(height)
+        widths.append(width)
+    if not kept:
+        raise UserError("no training image holds a patch; give larger images or a smaller data.patch")
+    return ImageFiles(
+        scale,
+        torch.tensor(heights),
+        torch.tensor(widths),
+        [str(files[i]) for i in kept],
+        None if own is None else [str(own[i]) for i in kept],
+    )

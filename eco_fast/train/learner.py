@@ -50,7 +50,8 @@ class Learner:
         self.loss_scale = LossScale(run.device) if run.precision == "fp16" else None
         self.gradient_norm = torch.zeros((), device=run.device)
         self._forward = self.world.wrap(compiled(network, run.compile))
-        self._optim, self._run = optim, run
+        self._precision = autocast(run.precision, run.device)
+        self._optim, self._steps = optim, run.steps
         # What a graph has to read again in every step lies on the device; elsewhere plain numbers are quicker.
         self._scalars = torch.zeros(2, device=run.device) if run.graph else None
         self._share: float | Tensor = 1.0
@@ -62,7 +63,7 @@ class Learner:
 
     def schedule(self, step: int) -> None:
         """Set the learning rate, and the share of the weights in their average, for update `step`."""
-        rate: float | Tensor = learning_rate(step, self._run.steps, self._optim)
+        rate: float | Tensor = learning_rate(step, self._steps, self._optim)
         self._share = ema_share(step, self._optim.ema)
         if self._scalars is not None:
             self._scalars[0].fill_(rate)
@@ -73,7 +74,7 @@ class Learner:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network's answer in the precision of the run, as fp32."""
-        with autocast(self._run.precision, self._run.device):
+        with self._precision:
             return self._forward(x).float()
 
     def without_exchange(self, wanted: bool) -> AbstractContextManager[object]:

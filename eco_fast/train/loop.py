@@ -77,7 +77,8 @@ class Loop:
     def advance(self, step: int) -> str | None:
         """One step, and its line of the log if one is due: only for that does the host wait for the device."""
         done, run = step + 1, self.config.run
-        logged = self.update.times.measuring = done % run.log_every == 0 or done == run.steps
+        logged = done % run.log_every == 0 or done == run.steps
+        self.update.times.measure(logged)
         # The batch, made while the last step ran.
         batch = self.batches.take(step)
         if logged:

@@ -1,8 +1,8 @@
 """How fast a run is, where the time of a step goes, and how much of the device's arithmetic it uses."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,17 @@ class StepTimes:
     """
 
     def __init__(self, device_type: str) -> None:
-        self.measuring = False
         self._cuda = device_type == "cuda"
         self._spans: list[tuple[str, Any, Any]] = []
+        self.measure(False)
+
+    def measure(self, wanted: bool) -> None:
+        """Measure parts from here on, or do not."""
+        self.part: Callable[[str], AbstractContextManager[object]] = self._measured if wanted else nullcontext
+        """Counts what is inside as a part, one of `PARTS`."""
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Count what is inside as `name`, one of `PARTS`."""
-        if not self.measuring:
-            yield
-            return
+    def _measured(self, name: str) -> Iterator[None]:
         on_device = self._cuda and name != "data"
         first = _event() if on_device else time.perf_counter()
         yield

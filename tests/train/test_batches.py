@@ -20,8 +20,7 @@ from eco_fast.display import Display
 from eco_fast.eco.objective import MODES
 from eco_fast.models import build
 from eco_fast.train.batches import Batch, Batches, BatchMaker, Phases
-from eco_fast.train.images import Images, load_images
-from eco_fast.train.inputs import Inputs
+from eco_fast.train.inputs import Images, Inputs, load_images
 from eco_fast.train.lane import Lane
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import resolve

@@ -11,8 +11,8 @@ from eco_fast.data.flat import TrainingSet
 from eco_fast.data.mapped import ArrayFiles
 from eco_fast.display import Display
 from eco_fast.errors import UserError
-from eco_fast.train import images as module
-from eco_fast.train.images import Images, load_images
+from eco_fast.train import inputs as module
+from eco_fast.train.inputs import Images, load_images
 from eco_fast.train.machine import resolve
 from tests.train.test_online import Nearest
 
