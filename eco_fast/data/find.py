@@ -66,7 +66,7 @@ def pair_files(files: list[Path], lr_dir: Path, scale: int) -> list[Path | None]
 
 def _in_folder(folder: Path) -> list[Path]:
     def unreadable(error: OSError) -> None:
-        raise UserError(f"cannot read folder {error.filename}: {error.strerror}; mend its permissions") from error
+        raise UserError(f"cannot read folder {error.filename}: {error.strerror}; fix its permissions") from error
 
     found: list[Path] = []
     seen = {os.path.realpath(folder)}
@@ -100,9 +100,9 @@ def _in_list(listing: Path) -> list[Path]:
             continue
         image = listing.parent / entry
         if image.suffix.lower() not in EXTENSIONS:
-            raise UserError(f"line {number} of {listing} is not an image: {entry}; mend or remove that line")
+            raise UserError(f"line {number} of {listing} is not an image: {entry}; fix or remove that line")
         if not image.is_file():
-            raise UserError(f"line {number} of {listing}: {image} does not exist; mend or remove that line")
+            raise UserError(f"line {number} of {listing}: {image} does not exist; fix or remove that line")
         found.append(image)
     if not found:
         raise UserError(f"{listing} lists no images; write one image path per line")

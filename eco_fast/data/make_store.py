@@ -104,7 +104,7 @@ def prepare(
         where = f" ({error.filename})" if error.filename else ""
         raise UserError(
             f"cannot prepare {out}: {error.strerror or error}{where}; "
-            "mend that and run eco-fast prepare again, it goes on where it stopped"
+            "fix that and run eco-fast prepare again, it goes on where it stopped"
         ) from error
 
 
@@ -325,7 +325,7 @@ def _known_entries(out: Path) -> dict[str, Entry]:
         try:
             known = {record["key"]: Entry.parse(record) for record in read_index(out)["images"]}
         except (UserError, KeyError, TypeError, ValueError, AttributeError):
-            known = {}  # damaged or of another format: everything is made anew
+            known = {}  # damaged or of another format: everything is made again
     if (out / _JOURNAL).is_file():
         for line in (out / _JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines():
             try:
@@ -396,7 +396,7 @@ def _locked(out: Path) -> Iterator[None]:
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A run that just ended may have removed the file that was opened: a lock on it keeps nobody away.
+            # A run that just ended may have removed the file that was opened: a lock on it keeps no other run away.
             held = os.path.samestat(os.fstat(file.fileno()), lock.stat())
         except (BlockingIOError, FileNotFoundError):
             held = False

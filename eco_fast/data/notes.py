@@ -54,7 +54,7 @@ class Notes:
         with self._lock:
             found = [_line(kind, names) for kind, names in sorted(self._names.items()) if kind not in self._tolerated]
         if found:
-            raise UserError(f"{'; '.join(found)}; mend or remove these images, or leave --strict out")
+            raise UserError(f"{'; '.join(found)}; fix or remove these images, or leave --strict out")
 
 
 def first_names(names: list[str]) -> str:

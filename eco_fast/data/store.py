@@ -233,7 +233,7 @@ def read_index(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({type(error).__name__}); run eco-fast prepare again") from error
     if found != FORMAT:
-        raise UserError(f"{path} has format {found}, this version reads {FORMAT}; make it anew with eco-fast prepare")
+        raise UserError(f"{path} has format {found}, this version reads {FORMAT}; make it again with eco-fast prepare")
     return index
 
 
@@ -332,7 +332,7 @@ def _check_arrays(path: Path, entries: tuple[Entry, ...], recheck: bool, progres
                 progress(done, len(work))
     check.remember()
     if faults:
-        raise UserError(f"{path}: {first_names(faults)}; run eco-fast prepare again, it makes what is wrong anew")
+        raise UserError(f"{path}: {first_names(faults)}; run eco-fast prepare again, it makes what is wrong again")
 
 
 def _read_checked(path: Path) -> dict[str, list[int]]:

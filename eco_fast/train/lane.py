@@ -40,7 +40,7 @@ class Lane(Generic[Made]):
         self._ready = [streams.Event() for _ in range(_SLOTS)]
         self._free = [streams.Event() for _ in range(_SLOTS)]
         self._made: list[Made | None] = [None] * _SLOTS
-        self._ahead: int | None = None  # step that the lane has made and nobody has taken
+        self._ahead: int | None = None  # step that the lane has made and has not been taken
 
     def take(self, step: int) -> Made:
         """What a step reads, ordered before whatever the caller does next. Call `done` after that."""

@@ -93,7 +93,7 @@ class Log:
 
 
 class Curves:
-    """The log in TensorBoard's files, an extra: event files beside `metrics.jsonl`."""
+    """The log in TensorBoard's files, an extra: event files next to `metrics.jsonl`."""
 
     def __init__(self, folder: Path) -> None:
         """Open the run's folder.

@@ -39,7 +39,7 @@ def make_optimizer(
     options: dict[str, Any] = {name: value for name, value in usual.items() if name in known} | config.options
     unknown = sorted(options.keys() - known.keys())
     if unknown:
-        raise UserError(f"optimiser {config.name} has no option {', '.join(unknown)}; correct optim.options")
+        raise UserError(f"optimiser {config.name} has no option {', '.join(unknown)}; fix optim.options")
     if has_fused_form(config.name):
         options |= {"fused": True, "capturable": capturable}
     return kind(parameters, lr=config.lr, **options)

@@ -1,4 +1,4 @@
-"""The folder of a run: `config.toml`, `metrics.jsonl`, `checkpoints/`. Nobody's run is overwritten by accident."""
+"""The folder of a run: `config.toml`, `metrics.jsonl`, `checkpoints/`. No run is overwritten by accident."""
 
 import json
 import os

@@ -41,7 +41,7 @@ def freeze(teacher: nn.Module) -> nn.Module:
 def refuse_shared_storage(teacher: nn.Module, *others: nn.Module) -> None:
     """Refuse a teacher that shares memory with the student or its EMA.
 
-    A teacher that is the student, its average, or trained beside it chases its own output (Lee & Heo 2024).
+    A teacher that is the student, its average, or trained together with it chases its own output (Lee & Heo 2024).
 
     Raises:
         UserError: A parameter or buffer of the teacher lies in the same storage as one of `others`.

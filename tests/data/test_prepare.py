@@ -173,7 +173,7 @@ def test_a_kill_at_any_moment_and_a_rerun_give_the_same_bytes(photos: Path, stor
 
 
 @pytest.mark.parametrize("journal", [None, '{"key": "image0-12'])
-def test_a_killed_run_is_not_begun_anew(
+def test_a_killed_run_is_not_begun_again(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str | None
 ) -> None:
     """Not even where an earlier kill cut the journal's last line short: the next one must not be glued to it."""
@@ -201,7 +201,7 @@ def test_a_killed_run_is_not_begun_anew(
     assert sorted(calls) == ["image0.png", "image1.png", "image2.png", "image3.png"]
 
 
-def test_only_what_changed_is_made_anew(photos: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_changed_is_made_again(photos: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image changed, one removed, one new; and what results is what one go would have made."""
     read = reading(monkeypatch)
     asked: list[int] = []
@@ -219,7 +219,7 @@ def test_only_what_changed_is_made_anew(photos: Path, store: Path, monkeypatch: 
 
 
 def test_a_scale_and_a_teacher_more(photos: Path, store: Path, tmp_path: Path) -> None:
-    """Nothing that was there is made anew; what is added is as if it had been made at once."""
+    """Nothing that was there is made again; what is added is as if it had been made at once."""
     before = {file: file.stat().st_mtime_ns for file in store.rglob("*.npy")}
     kinds = PreparedStore.open(store).kinds
     prepare([photos], [4], store, teacher=twice(4, "ffff0000"))
@@ -232,7 +232,7 @@ def test_a_scale_and_a_teacher_more(photos: Path, store: Path, tmp_path: Path) -
         assert file.read_bytes() == (store / file.relative_to(tmp_path / "at once")).read_bytes()
 
 
-def test_a_damaged_image_is_made_anew_with_all_its_scales(photos: Path, store: Path) -> None:
+def test_a_damaged_image_is_made_again_with_all_its_scales(photos: Path, store: Path) -> None:
     path = next(store.glob("hr/image2*"))
     path.write_bytes(path.read_bytes()[:-9] + b"123456789")
     prepare([photos], [4], store)
@@ -269,7 +269,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_named_and_nothing_wrong_is_read(photos: Path, store: Path, fault: str) -> None:
-    """Even when everything was found right a moment before; and preparing again mends it."""
+    """Even when everything was found right a moment before; and preparing again repairs it."""
     PreparedStore.open(store)
     act, words = FAULTS[fault]
     act(photos, store)
@@ -281,7 +281,7 @@ def test_faults_are_named_and_nothing_wrong_is_read(photos: Path, store: Path, f
     PreparedStore.open(store, recheck=True)
 
 
-def test_what_a_recheck_finds_damaged_is_made_anew(photos: Path, store: Path) -> None:
+def test_what_a_recheck_finds_damaged_is_made_again(photos: Path, store: Path) -> None:
     """Though size and time are those of the file that was found right before."""
     expected = content(store)
     PreparedStore.open(store)
@@ -447,7 +447,7 @@ def test_a_disk_that_is_full_at_the_index_is_named(
     PreparedStore.open(tmp_path / "store")
 
 
-def test_a_lock_that_its_owner_removed_keeps_nobody_away(
+def test_a_lock_that_its_owner_removed_keeps_no_other_away(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is opened before the owner ends, and locked after: a third run would lock a new file at the same time."""

@@ -96,7 +96,7 @@ def test_the_same_bits_from_the_original_files(photos: Path, tmp_path: Path, cop
 @pytest.mark.slow
 @pytest.mark.skipif(missing_tool() is not None, reason="torch.compile needs a C++ compiler and Python's headers")
 def test_compiled(photos: Path, tmp_path: Path) -> None:
-    """One graph for the whole run: nothing is compiled anew, and validation does not disturb it."""
+    """One graph for the whole run: nothing is compiled again, and validation does not disturb it."""
     plain = weights(photos, tmp_path / "plain", mode="vanilla", run__compile="off")
     torch._dynamo.reset()
     counters.clear()
