@@ -165,7 +165,7 @@ def demo(
     "Train a network.",
     "eco-fast train edsr-tiny --mode vanilla --train photos --valid held-out --out runs/teacher",
     "eco-fast train edsr-tiny --teacher runs/teacher --train photos --valid held-out --out runs/eco",
-    "eco-fast train edsr-x2 --train DIV2K --teacher runs/teacher --set optim.lr=5e-5 --dry-run",
+    "eco-fast train eco-edsr --train DIV2K --teacher runs/teacher --set optim.lr=5e-5 --dry-run",
     "eco-fast train runs/eco/config.toml --resume",
 )
 def train(
