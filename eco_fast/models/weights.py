@@ -42,7 +42,9 @@ def identity(network_name: str, options: Mapping[str, Any], scale: int) -> dict[
 def save_weights(path: Path | str, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a `.safetensors` file in one piece: a killed process leaves the old file or the new one, never half.
 
-    Equal weights and metadata give equal bytes, so checksums can compare runs. Raises ValueError where `path` has another extension and OSError where it cannot be written.
+    Equal weights and metadata give equal bytes, so that checksums can compare runs.
+
+    Raises ValueError where `path` has another extension and OSError where it cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
