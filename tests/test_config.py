@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eco_fast.config import Config, config_toml, differing_keys, load_config, parse_config, recipe_names
+from eco_fast.config import config_toml, differing_keys, load_config, parse_config, recipe_names
 from eco_fast.errors import UserError
 
 

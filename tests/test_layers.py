@@ -25,7 +25,7 @@ ALLOWED = {  # package -> those of the project that it may import
     "plots": {"files"},
     "bench": {"console", "errors", "plots"},
     "proof": GROUND | {"config", "models", "eco", "train", "plots", "bench", "commands", "eco_kernels"},
-    "cli": {"errors", "config", "evaluate", "train", "commands", "bench", "proof"},
+    "cli": {"errors", "config", "models", "evaluate", "train", "commands", "bench", "proof"},
     "__main__": {"cli"},
     "__init__": set(),
 }
