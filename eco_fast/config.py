@@ -32,7 +32,7 @@ class StudentConfig(Section):
 
 
 class TeacherConfig(Section):
-    """The frozen network that makes the centroids; unused by `vanilla`."""
+    """The frozen network that makes the centroids; `vanilla` does not use it."""
 
     file: Path | None = None
     name: str | None = None  # of the network, for a bare weights file
@@ -101,7 +101,7 @@ class GuardConfig(Section):
 
 
 class RunConfig(Section):
-    """Where, how long, how precise, how often."""
+    """Where a run is kept, how long and how precisely it trains, and how often it logs, validates and saves."""
 
     out: Path = Path("runs/run")
     steps: PositiveInt = 125_000

@@ -24,7 +24,7 @@ def build(name: str, scale: int, **options: Any) -> "nn.Module":
     `channels` of RCAN, `blocks`, `channels` and `inner_channels` of RLFN, the arguments of the class for spandrel.
     Raises UserError for an unknown name, scale or option and for sizes below 1.
     """
-    # Imported here and not above: whoever only asks for `names` need not wait for PyTorch.
+    # Imported here and not above, so that asking for `names` does not load PyTorch.
     from eco_fast.models import spandrel_networks
 
     if name not in NETWORKS and not spandrel_networks.is_name(name):

@@ -229,7 +229,7 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         if culprit := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} holds {culprit[1]} beside its weights and is refused, since loading it could run code; "
+                f"{path} holds {culprit[1]} besides its weights and is refused, since loading it could run code; "
                 "ask for a .safetensors file or for the bare state dict"
             ) from error
         raise UserError(f"{path} is not a weights file; copy or download it again") from error
