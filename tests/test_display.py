@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from eco_fast import display
-from eco_fast.display import Display
+from eco_fast.display import Display, _left
 
 
 @pytest.fixture
@@ -38,3 +38,17 @@ def test_training_says_a_line_for_every_status(said: io.StringIO) -> None:
         show(22, "loss 1")
         show(40, "loss 2")
     assert said.getvalue() == "step 22/40  loss 1, 18 s left\nstep 40/40  loss 2\n"
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "done", "total", "text"),
+    [
+        (10, 0, 5, ""),  # nothing is known yet
+        (10, 5, 5, ""),
+        (10, 1, 5, ", 40 s left"),
+        (600, 100, 250, ", 15 min left"),
+        (3600, 1000, 125_000, ", 124 h 0 min left"),
+    ],
+)
+def test_time_that_is_left(elapsed: float, done: int, total: int, text: str) -> None:
+    assert _left(elapsed, done, total) == text
