@@ -17,15 +17,16 @@ from rich.table import Table
 
 from eco_fast.console import plain_console
 from eco_fast.errors import UserError
+from eco_fast.files import writing
 from eco_fast.plots import plot_figures, plot_kernels, plot_roofline
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-"""Not part of the package: there in the source tree, and so in an editable installation."""
+"""The benchmarks are not part of the package: only a source tree, and so an editable installation, has them."""
 
 
 class Suite(NamedTuple):
-    """Some benchmarks."""
+    """Benchmarks that are run together."""
 
     files: tuple[str, ...]
     needs: tuple[str, ...] = ()  # packages, besides those of the tests and of training
@@ -39,7 +40,7 @@ SUITES = {
     "evaluate": Suite(("test_evaluate.py",), ("skimage",)),
 }
 
-_MENDS = {
+_FIXES = {
     "pytest": 'pip install "eco-fast[dev]"',
     "pytest_benchmark": 'pip install "eco-fast[dev]"',
     "skimage": 'pip install "eco-fast[demo]"',
@@ -108,10 +109,8 @@ def run_all(out: Path, *, quick: bool = False) -> dict[str, str]:
     Raises:
         UserError: The folder cannot be made.
     """
-    try:
+    with writing(out, "choose another folder"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
     states = {}
     started = time.monotonic()
     for number, name in enumerate(SUITES, start=1):
@@ -138,7 +137,7 @@ def bench_all(out: Path, *, quick: bool = False) -> None:
 
 
 def why_not(name: str) -> str:
-    """Why a suite cannot run here, with the mend, in one line; empty if it can."""
+    """Why a suite cannot run here, with what helps, in one line; empty if it can."""
     suite = SUITES[name]
     data = os.environ.get("ECO_FAST_TESTDATA")
     if suite.photographs and data and not any(Path(data).glob(_PHOTOGRAPHS)):
@@ -151,7 +150,7 @@ def _why_not_here(*packages: str) -> str:
     if not (BENCHMARKS / "test_kernels.py").is_file():
         return f"{BENCHMARKS} is missing: benchmarks need the source tree, installed with `pip install -e .`"
     missing = next((package for package in packages if not _is_installed(package)), None)
-    return "" if missing is None else f"this needs the package {missing}: {_MENDS[missing]}"
+    return "" if missing is None else f"this needs the package {missing}: {_FIXES[missing]}"
 
 
 def _is_installed(package: str) -> bool:
@@ -164,7 +163,7 @@ def _refuse(reason: str) -> None:
 
 
 def _run_one(name: str, out: Path, quick: bool) -> str:
-    """What became of a suite."""
+    """Run a suite and say what became of it."""
     file, plot = out / f"{name}.csv", out / f"{name}.png"
     file.unlink(missing_ok=True)
     _clear(name, plot)
@@ -188,7 +187,7 @@ def _command(name: str, file: Path, outcomes: Path, quick: bool) -> list[str]:
 
 
 def _state(outcomes: Path) -> str:
-    """Of a suite in which nothing failed."""
+    """What became of a suite in which nothing failed: "ran", or "skipped: why"."""
     skipped = [case.find("skipped") for case in ElementTree.parse(outcomes).iter("testcase")]
     if None in skipped:
         return "ran"
@@ -213,14 +212,11 @@ def _read(file: Path) -> list[dict[str, str]]:
 def _plot(name: str, rows: list[dict[str, str]], file: Path | None) -> None:
     if file is None:
         return
-    try:
-        if name == "kernels":
-            plot_kernels(rows, file)
-            plot_roofline(rows, _roofline(file))
-        else:
-            plot_figures(rows, file)
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename or file}: {error.strerror}; name another file") from error
+    if name == "kernels":
+        plot_kernels(rows, file)
+        plot_roofline(rows, _roofline(file))
+    else:
+        plot_figures(rows, file)
 
 
 def _roofline(plot: Path) -> Path:
@@ -229,16 +225,13 @@ def _roofline(plot: Path) -> Path:
 
 def _empty(file: Path | None) -> None:
     """Learn now, not after minutes, that a file cannot be written; and rows of an earlier run must not pass as new."""
-    if file is None:
-        return
-    try:
-        file.write_bytes(b"")
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}") from error
+    if file is not None:
+        with writing(file):
+            file.write_bytes(b"")
 
 
 def _clear(name: str, plot: Path | None) -> None:
-    """The same for plots, of which nothing is left before there are rows."""
+    """Learn now that a plot cannot be written, and leave none of an earlier run."""
     if plot is None:
         return
     for file in (plot, _roofline(plot)) if name == "kernels" else (plot,):
@@ -291,7 +284,7 @@ def _table(hardware: tuple[str, ...], rows: list[dict[str, str]]) -> Table:
 
 
 def _number(text: str) -> str:
-    """At least three digits of it, without an exponent."""
+    """A number with at least three digits, without an exponent."""
     if not text:
         return "-"
     value = float(text)

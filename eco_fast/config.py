@@ -1,6 +1,7 @@
 """The one typed configuration: a TOML recipe, `--set key=value` and the everyday flags become a frozen `Config`."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
@@ -31,7 +32,7 @@ class StudentConfig(Section):
 
 
 class TeacherConfig(Section):
-    """The frozen network that makes the centroids; unused by `vanilla`."""
+    """The frozen network that makes the centroids; `vanilla` does not use it."""
 
     file: Path | None = None
     name: str | None = None  # of the network, for a bare weights file
@@ -100,7 +101,7 @@ class GuardConfig(Section):
 
 
 class RunConfig(Section):
-    """Where, how long, how precise, how often."""
+    """Where a run is kept, how long and how precisely it trains, and how often it logs, validates and saves."""
 
     out: Path = Path("runs/run")
     steps: PositiveInt = 125_000
@@ -136,6 +137,8 @@ class Config(Section):
 # What may change between the parts of a resumed run without changing its numbers.
 _FREE_ON_RESUME = {"run.out", "run.device", "run.keep_last", "run.checkpoint_every", "run.tensorboard"}
 
+_WITH_SCALE = re.compile(r"(edsr|rcan|edsr-baseline)-x([234])")  # names of recipes before `--scale` chose the scale
+
 
 def load_config(recipe: str | Path, settings: Iterable[str] = (), flags: Mapping[str, Any] | None = None) -> Config:
     """Read a recipe and lay `--set` settings, then everyday flags, over it.
@@ -152,7 +155,7 @@ def load_config(recipe: str | Path, settings: Iterable[str] = (), flags: Mapping
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}; mend that line") from None
+        raise UserError(f"{path} is not valid TOML: {error}; fix that line") from None
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -178,7 +181,7 @@ def parse_config(document: Mapping[str, Any], source: str) -> Config:
     key = ".".join(parts)
     if fault["type"] == "extra_forbidden":
         raise UserError(f"unknown key {key} in {source}; {_suggestion(key)}")
-    raise UserError(f"wrong value for {key} in {source}: {fault['msg']} (got {fault['input']!r}); mend that value")
+    raise UserError(f"wrong value for {key} in {source}: {fault['msg']} (got {fault['input']!r}); fix that value")
 
 
 def recipe_names() -> list[str]:
@@ -214,6 +217,8 @@ def _read_recipe(recipe: str | Path) -> tuple[Path, str]:
     inside = resources.files("eco_fast") / "recipes" / f"{recipe}.toml"
     if str(recipe) in recipe_names():
         return Path(str(inside)), inside.read_text(encoding="utf-8")
+    if renamed := _WITH_SCALE.fullmatch(str(recipe)):
+        raise UserError(f"recipe {recipe} is now written eco-{renamed[1]} --scale {renamed[2]}")
     raise UserError(f"recipe {recipe} not found; name a TOML file or one of: {', '.join(recipe_names())}")
 
 

@@ -3,13 +3,19 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from eco_fast.console import plain_console
 
-Count = Callable[[int, int], None]
+
+class Count(Protocol):
+    """Shows how far a piece of work is."""
+
+    def __call__(self, done: int, total: int, status: str | None = None) -> None: ...
+
 
 _PLAIN_SECONDS = 10.0  # between two plain lines of one count
 
@@ -25,71 +31,44 @@ class Display:
         self.console.print(text, soft_wrap=True)
 
     @contextmanager
-    def count(self, description: str) -> Iterator[Count]:
-        """A bar for a piece of work that is counted; call the result with (done, total)."""
-        if self.console.is_terminal:
-            with self._bar() as bar:
-                task = bar.add_task(description, total=None, status="")
-                yield lambda done, total: bar.update(task, completed=done, total=total)
-            return
-        started = last = time.monotonic()
+    def count(self, description: str, start: int = 0, *, lines: bool = False) -> Iterator[Count]:
+        """A bar for a piece of work that is counted; call the result with (done, total) and perhaps a status.
 
-        def plain(done: int, total: int) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if done == total or now - last > _PLAIN_SECONDS:
-                last = now
-                self.line(f"{description}: {done}/{total}{_left(now - started, done, total)}")
+        On a terminal a status stays in sight until the next one. Elsewhere a plain line is printed every ten seconds
+        and at the end, or with `lines` for each status. `start` is what was done before: it took none of the time.
+        """
+        began = last = time.monotonic()
+        terminal = self.console.is_terminal
+        with self._bar(disable=not terminal) as bar:
+            task = bar.add_task(description, total=None, completed=start, status="")
 
-        yield plain
+            def show(done: int, total: int, status: str | None = None) -> None:
+                nonlocal last
+                now = time.monotonic()
+                if terminal:
+                    bar.update(task, completed=done, total=total)
+                    if status is not None:
+                        bar.update(task, status=status)
+                elif status is not None if lines else done == total or now - last > _PLAIN_SECONDS:
+                    last = now
+                    said = f"  {status}" if status else ""
+                    self.line(f"{description} {done}/{total}{said}{_left(now - began, done - start, total - start)}")
+
+            yield show
 
     @contextmanager
     def rate(self, description: str) -> Iterator[Callable[[int, int, float], None]]:
         """A bar with MB/s; call the result with (done, total, MB/s)."""
-        if self.console.is_terminal:
-            with self._bar() as bar:
-                task = bar.add_task(description, total=None, status="")
-
-                def update(done: int, total: int, rate: float) -> None:
-                    bar.update(task, completed=done, total=total, status=f"{rate:.0f} MB/s")
-
-                yield update
-            return
-        started = last = time.monotonic()
-
-        def plain(done: int, total: int, rate: float) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if done == total or now - last > _PLAIN_SECONDS:
-                last = now
-                self.line(f"{description}: {done}/{total}, {rate:.0f} MB/s{_left(now - started, done, total)}")
-
-        yield plain
+        with self.count(description) as show:
+            yield lambda done, total, rate: show(done, total, f"{rate:.0f} MB/s")
 
     @contextmanager
     def training(self, steps: int, done: int) -> Iterator[Callable[[int, str | None], None]]:
         """The training bar; call the result with (steps done, status); a status also makes a plain line."""
-        if self.console.is_terminal:
-            with self._bar() as bar:
-                task = bar.add_task("training", total=steps, completed=done, status="")
+        with self.count("step", done, lines=True) as show:
+            yield lambda step, status: show(step, steps, status)
 
-                def update(step: int, status: str | None) -> None:
-                    bar.update(task, completed=step)
-                    if status is not None:
-                        bar.update(task, status=status)
-
-                yield update
-            return
-        started = time.monotonic()
-
-        def plain(step: int, status: str | None) -> None:
-            if status is not None:
-                left = _left(time.monotonic() - started, step - done, steps - done)
-                self.line(f"step {step}/{steps}  {status}{left}")
-
-        yield plain
-
-    def _bar(self) -> Progress:
+    def _bar(self, *, disable: bool) -> Progress:
         return Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -99,6 +78,7 @@ class Display:
             TextColumn("{task.fields[status]}", markup=False),
             console=self.console,
             refresh_per_second=4,
+            disable=disable,
         )
 
 

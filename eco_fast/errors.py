@@ -1,10 +1,11 @@
-"""The two exceptions that speak to the user."""
+"""The two exceptions whose message the user sees."""
 
 
 class UserError(Exception):
-    """Bad input that the user can mend.
+    """Bad input that the user can fix.
 
-    The message is one line that names the thing and the mend. The command line prints it and exits with code 2.
+    The message is one line that names the thing and says how to fix it. The command line prints it and exits with
+    code 2.
     """
 
 

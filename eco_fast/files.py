@@ -1,7 +1,11 @@
 """Writing files so that a crash never leaves half of one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from eco_fast.errors import UserError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -19,3 +23,27 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, content: bytes, hint: str = "name another file") -> None:
+    """Make the folder of a file and write it as `write_atomically` does.
+
+    Raises:
+        UserError: The file cannot be written: one line with the reason, and with `hint`, which says what to do.
+    """
+    with writing(path, hint):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+
+
+@contextmanager
+def writing(path: Path, hint: str = "name another file") -> Iterator[None]:
+    """Turn an OSError inside into the one line `cannot write PATH: REASON; HINT`.
+
+    Raises:
+        UserError: Something inside could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {hint}") from error

@@ -1,12 +1,11 @@
 """Plots of benchmark rows, as `csv.DictReader` reads them. The product is red in all of them, all else grey."""
 
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eco_fast.files import write_atomically
+from eco_fast.figure import save_figure
 
 Row = Mapping[str, str]
 Rows = Sequence[Row]
@@ -30,7 +29,7 @@ def plot_kernels(rows: Rows, file: Path) -> None:
         file: Takes the PNG.
 
     Raises:
-        OSError: The file cannot be written.
+        UserError: The file cannot be written.
     """
     operations = list(dict.fromkeys(row["operation"] for row in rows))
     panels = {
@@ -63,7 +62,7 @@ def plot_roofline(rows: Rows, file: Path, *, peak_tflops: float | None = None) -
         peak_tflops: fp32 arithmetic of the device in 10^12 operations/s, where it is known.
 
     Raises:
-        OSError: The file cannot be written.
+        UserError: The file cannot be written.
     """
     cache = "cold" if any(row["cache"] == "cold" for row in rows) else "warm"
     points = [
@@ -95,7 +94,7 @@ def plot_figures(rows: Rows, file: Path) -> None:
         file: Takes the PNG.
 
     Raises:
-        OSError: The file cannot be written.
+        UserError: The file cannot be written.
     """
     panels: dict[tuple[str, str], list[Bar]] = {}
     for row in rows:
@@ -138,7 +137,7 @@ class Bar(NamedTuple):
     value: float
     note: str
     ours: bool
-    warm: bool = False  # beside a bar of cold caches
+    warm: bool = False  # next to a bar of cold caches
 
 
 class Unit(NamedTuple):
@@ -242,7 +241,7 @@ def _draw_bars(axes: Any, bars: Sequence[Bar], places: Sequence[int], *, log: bo
 
 
 def _title_and_name(row: Row, column: str) -> tuple[str, str]:
-    """Of the panel and of the bar: training steps have a panel for each network."""
+    """Titles of the panel and of the bar that a row goes to: training steps have a panel for each network."""
     network, comma, rest = row["case"].partition(", ")
     if column == "ms_per_step" and comma:
         return f"{row['benchmark']}, {network}", rest
@@ -259,7 +258,7 @@ def _bars(row: Row, column: str, name: str) -> list[Bar]:
 
 
 def _comparison(row: Row) -> str:
-    """What the row says of the figure beside it."""
+    """The text after a bar's figure: what the row compares it with."""
     if row.get("ratio"):
         ratio, of = f"{float(row['ratio']):.3g}", row.get("of")
         return f"ratio {ratio}" if not of else f"{ratio} x {of}" if " of " in of else f"{ratio} ({of})"
@@ -284,7 +283,7 @@ def _roofs(axes: Any, points: Sequence[Point], copy: float, peak_tflops: float |
 
 
 def _label_beside(axes: Any, points: Sequence[Point]) -> None:
-    """Names in a column at the right, each with a line to its point: beside the points they would overlap."""
+    """Names in a column at the right, each with a line to its point: next to the points they would overlap."""
     axes.autoscale_view()
     scaled = (axes.transScale + axes.transLimits).transform([(point.x, point.y) for point in points])
     left = [(point, x, y) for point, (x, y) in zip(points, scaled, strict=True)]
@@ -337,20 +336,9 @@ def _stacked(figure: Any, heights: Sequence[int]) -> Sequence[Any]:
 
 
 def _save(file: Path, draw: Callable[[Any], None] | None, size: tuple[float, float]) -> None:
-    """Write what `draw` puts on a figure of `size` inches; None where there is nothing to draw, which it then says."""
-    # The object interface: pyplot would touch the caller's backend and keep the figure.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """Write what `draw` puts on a figure; None where there is nothing to draw, which it then says."""
+    save_figure(file, draw or _nothing_to_draw, size)
 
-    figure = Figure(figsize=size, dpi=130, layout="constrained")
-    if draw is None:
-        figure.text(0.5, 0.5, "no row with a figure to draw", ha="center")
-    else:
-        draw(figure)
-    for axes in figure.axes:
-        axes.grid(color="0.9", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
-    write_atomically(file, picture.getvalue())
+
+def _nothing_to_draw(figure: Any) -> None:
+    figure.text(0.5, 0.5, "no row with a figure to draw", ha="center")

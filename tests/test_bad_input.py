@@ -1,4 +1,4 @@
-"""Bad input: one line that names the thing and the mend, exit code 2, nothing overwritten."""
+"""Bad input: one line that names the thing and how to fix it, exit code 2, nothing overwritten."""
 
 import re
 from pathlib import Path

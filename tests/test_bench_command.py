@@ -33,7 +33,7 @@ def _fail(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def _exit_code(*arguments: object) -> object:
-    """Of a command."""
+    """The exit code of a command."""
     with pytest.raises(SystemExit) as stop:
         main([str(argument) for argument in arguments])
     return stop.value.code
@@ -149,7 +149,7 @@ def test_the_files_of_every_suite_are_there() -> None:
     named = {file for suite in bench.SUITES.values() for file in suite.files}
     assert named == {path.name for path in bench.BENCHMARKS.glob("test_*.py")}
     for suite in bench.SUITES.values():
-        assert set(suite.needs) <= bench._MENDS.keys()
+        assert set(suite.needs) <= bench._FIXES.keys()
 
 
 CONFTEST = """
@@ -205,7 +205,7 @@ def test_what_became_of_every_suite(
         kernels=PASSES, data=SKIPPED, step=FAILS, evaluate=SKIPPED_AS_A_WHOLE, mixed=MIXED, broken="1 / 0", bare="{{}}"
     )
     monkeypatch.setitem(bench.SUITES, "bare", bench.Suite(("test_bare.py",), ("nonesuch",)))
-    monkeypatch.setitem(bench._MENDS, "nonesuch", "pip install nonesuch")
+    monkeypatch.setitem(bench._FIXES, "nonesuch", "pip install nonesuch")
     out.mkdir()
     for name in bench.SUITES:
         for ending in (".csv", ".png", "_roofline.png"):
@@ -265,16 +265,16 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("name", "package", "mend"),
+    ("name", "package", "fix"),
     [
         ("data", "skimage", "[demo]"),
         ("evaluate", "skimage", "[demo]"),
     ],
 )
-def test_what_a_suite_needs(name: str, package: str, mend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_suite_needs(name: str, package: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ECO_FAST_TESTDATA", raising=False)
     monkeypatch.setattr(bench, "_is_installed", lambda other: other != package)
-    assert package in bench.why_not(name) and mend in bench.why_not(name)
+    assert package in bench.why_not(name) and fix in bench.why_not(name)
     assert bench.why_not("kernels") == ""
     with pytest.raises(UserError, match=package):
         bench.bench_suite(name)

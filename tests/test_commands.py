@@ -105,6 +105,10 @@ def test_prepare_verify_and_data(photos: Path, tmp_path: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert "lr_x2" in printed and "lr_x3" in printed and "every file is right" in printed
     assert Image.open(sheet).width > 300
+    with pytest.raises(SystemExit) as end:
+        main(["data", str(store), "--sheet", str(photos)])
+    assert end.value.code == 2
+    assert f"cannot write {photos}: Is a directory; name another file with --sheet" in capsys.readouterr().err
 
 
 def test_training_on_a_store_gives_what_training_on_its_folder_gives(photos: Path, tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from eco_fast.config import Config, config_toml, differing_keys, load_config, parse_config, recipe_names
+from eco_fast.config import config_toml, differing_keys, load_config, parse_config, recipe_names
 from eco_fast.errors import UserError
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_of_the_package_loads(name: str) -> None:
-    assert isinstance(load_config(name), Config)
+    """Its default scale is x2, and `--scale` chooses another."""
+    assert load_config(name).scale == 2
+    assert load_config(name, flags={"scale": 4}).scale == 4
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -54,6 +56,11 @@ def test_wrong_settings_are_named_in_one_line(settings: list[str], words: list[s
 def test_a_missing_recipe_lists_the_built_in_ones() -> None:
     with pytest.raises(UserError, match="edsr-tiny"):
         load_config("no-such-recipe")
+
+
+def test_a_recipe_with_the_scale_in_its_name_is_told_its_new_one() -> None:
+    with pytest.raises(UserError, match=r"recipe edsr-baseline-x3 is now written eco-edsr-baseline --scale 3"):
+        load_config("edsr-baseline-x3")
 
 
 def test_broken_toml_is_named(tmp_path: Path) -> None:

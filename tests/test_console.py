@@ -11,7 +11,7 @@ from eco_fast import bench
 from eco_fast.cli import main
 from eco_fast.commands import doctor
 
-PACKAGE = Path(doctor.__file__).parent
+PACKAGE = Path(doctor.__file__).parents[1]
 NAME = "[bold]x:tada:[red]"
 QUICK = ["--set", "student.options={blocks=1, channels=4}", "--set", "data.patch=8", "--set", "run.valid_every=2"]
 

@@ -164,12 +164,12 @@ def test_every_command_line_parses(page: Path) -> None:
 
 def test_command_lines_are_found() -> None:
     page = "Text\n\n    eco-fast data STORE [--sheet FILE]  # note\n\nand `eco-fast\nbench kernels|data --quick`.\n"
-    page += "```\neco-fast train edsr-x2 \\\n    --steps N\n```\n    torchrun -m eco_fast train edsr-x2 ...\n"
+    page += "```\neco-fast train eco-edsr \\\n    --steps N\n```\n    torchrun -m eco_fast train eco-edsr ...\n"
     found = commands(page)
     assert found == [
-        "eco-fast train edsr-x2 --steps N",
+        "eco-fast train eco-edsr --steps N",
         "eco-fast data STORE --sheet FILE  # note",
-        "torchrun -m eco_fast train edsr-x2 ...",
+        "torchrun -m eco_fast train eco-edsr ...",
         "eco-fast bench kernels|data --quick",
     ]
     for line in found:
@@ -181,10 +181,10 @@ def test_command_lines_are_found() -> None:
     [
         "trian x",
         "train edsr-x9",
-        "train edsr-x2 --stepz 3",
-        "train edsr-x2 --steps many",
-        "train edsr-x2 --set data.bach=1",
-        "train edsr-x2 --mode ecco",
+        "train eco-edsr --stepz 3",
+        "train eco-edsr --steps many",
+        "train eco-edsr --set data.bach=1",
+        "train eco-edsr --mode ecco",
         "data a b",
         "data --sheet a",
         "eval a --data b --reference edsr-x9",

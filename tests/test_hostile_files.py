@@ -174,7 +174,7 @@ def test_hostile_files_are_refused_in_one_line(kind: str, tmp_path: Path, capsys
 
 
 def test_code_in_a_pickle_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"x\.pth holds \w+\.mkdir beside its weights and is refused"):
+    with pytest.raises(UserError, match=r"x\.pth holds \w+\.mkdir besides its weights and is refused"):
         load_network(_pickle_with_code(tmp_path))
 
 

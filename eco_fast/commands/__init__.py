@@ -1,1 +1,1 @@
-"""What the commands do: from checked options to what a user sees. `cli` is their only caller but the tests."""
+"""What the commands do, from checked options to what a user sees. Only `cli` and the tests call them."""

@@ -1,6 +1,5 @@
 """`eco-fast compare`: the validation of several runs, over steps and over time."""
 
-import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from eco_fast.console import plain_console
 from eco_fast.errors import UserError
-from eco_fast.files import write_atomically
+from eco_fast.figure import save_figure
 
 _PAUSE = 10.0  # an interruption: so many minutes without a record, and so many times the usual
 
@@ -127,28 +126,15 @@ def _print(curves: Mapping[str, Curve]) -> None:
 
 
 def _draw(curves: Mapping[str, Curve], out: Path) -> None:
-    # The object interface: pyplot would touch the caller's backend and keep the figure.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    def draw(figure: Any) -> None:
+        over_steps, over_time = figure.subplots(1, 2, sharey=True)
+        for label, curve in curves.items():
+            style: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 3 if len(curve.steps) < 40 else 0}
+            over_steps.plot(curve.steps, curve.psnr_y, label=label, **style)
+            over_time.plot(curve.minutes, curve.psnr_y, **style)
+        over_steps.set_ylabel("PSNR-Y (dB)")
+        over_steps.set_xlabel("step")
+        over_time.set_xlabel("minutes")
+        over_steps.legend(frameon=False)
 
-    figure = Figure(figsize=(12, 4.4), dpi=150, layout="constrained")
-    over_steps, over_time = figure.subplots(1, 2, sharey=True)
-    for label, curve in curves.items():
-        style: dict[str, Any] = {"linewidth": 1.8, "marker": "o", "markersize": 3 if len(curve.steps) < 40 else 0}
-        over_steps.plot(curve.steps, curve.psnr_y, label=label, **style)
-        over_time.plot(curve.minutes, curve.psnr_y, **style)
-    over_steps.set_ylabel("PSNR-Y (dB)")
-    over_steps.set_xlabel("step")
-    over_time.set_xlabel("minutes")
-    for axes in (over_steps, over_time):
-        axes.grid(color="0.9", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    over_steps.legend(frameon=False)
-    picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, picture.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
+    save_figure(out, draw, (12, 4.4), "name another file with --out")

@@ -6,12 +6,18 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from eco_fast.data.store import PreparedStore, hr_kind
+from eco_fast.evaluate.pictures import png
+from eco_fast.files import write
 
 _TILE, _COLUMNS, _ROWS, _GAP, _TEXT = 160, 6, 5, 8, 16  # pixels, tiles, tiles, pixels, pixels
 
 
 def save_contact_sheet(store: PreparedStore, file: Path) -> int:
-    """Write a PNG of images spread evenly over the store; returns how many it shows."""
+    """Write a PNG of images spread evenly over the store; returns how many it shows.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     shown = min(len(store.entries), _COLUMNS * _ROWS)
     chosen = np.linspace(0, len(store.entries) - 1, shown).astype(int)
     columns = min(shown, _COLUMNS)
@@ -30,5 +36,5 @@ def save_contact_sheet(store: PreparedStore, file: Path) -> int:
         sheet.paste(tile, (x, y))
         name = Path(entry.source).name
         draw.text((x, y + _TILE + 2), name if len(name) <= 24 else f"{name[:21]}...", fill="black")
-    sheet.save(file)
+    write(file, png(sheet), "name another file with --sheet")
     return shown

@@ -32,7 +32,7 @@ _EXTRAS = {  # importable name -> the extra that brings it
 
 
 def diagnose() -> dict[str, Any]:
-    """All that `doctor` knows, as plain data: `versions`, `device`, `uses` (what and why), `missing` (the mend)."""
+    """All that `doctor` knows, as plain data: `versions`, `device`, `uses` (what, why), `missing` (how to get it)."""
     device = device_type("auto")
     uses: dict[str, str] = {}
     missing: dict[str, str] = {}
@@ -45,9 +45,9 @@ def diagnose() -> dict[str, Any]:
         "CUDA graph": _graph,
     }
     for part, look in checks.items():
-        uses[part], mend = look(device)
-        if mend is not None:
-            missing[part] = mend
+        uses[part], fix = look(device)
+        if fix is not None:
+            missing[part] = fix
     for module, extra in _EXTRAS.items():
         if importlib.util.find_spec(module) is None:
             missing[module] = f'pip install "eco-fast[{extra}]"'
@@ -145,4 +145,4 @@ def _lanes(device: str) -> tuple[str, str | None]:
 
 
 def _graph(device: str) -> tuple[str, str | None]:
-    return ("on request: run.graph=true" if device == "cuda" else "left out: graphs are of CUDA devices"), None
+    return ("on request: run.graph=true" if device == "cuda" else "left out: only CUDA devices have graphs"), None

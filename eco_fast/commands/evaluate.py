@@ -1,4 +1,4 @@
-"""`eco-fast eval`: one network on several data sets, beside bicubic."""
+"""`eco-fast eval`: one network on several data sets, with bicubic for comparison."""
 
 import atexit
 import gc
@@ -73,7 +73,7 @@ def evaluate_checkpoint(
         raise UserError(f"unknown precision {precision!r}; take one of {', '.join(PRECISIONS)}")
     if lr_dir is not None and len(data) > 1:
         raise UserError("--lr belongs to one data set, but several are named; evaluate them one by one")
-    beside = None if reference is None else published(reference)
+    published_figures = None if reference is None else published(reference)
     rank, size = _processes()
     console = plain_console(quiet=rank > 0)
     network = load_network(checkpoint, name=model, scale=scale, raw=raw)
@@ -94,7 +94,7 @@ def evaluate_checkpoint(
         with console.status(Text(f"{name}: {len(pairs)} images")):
             ours = evaluate(network, mine, scale, precision=precision, ensemble=ensemble, on_image=draw)
         results[name] = SetScores(_gathered(ours, size), _gathered(bicubic, size))
-    print_scores(results, model=label, scale=scale, precision=precision, beside=beside, console=console)
+    print_scores(results, model=label, scale=scale, precision=precision, published=published_figures, console=console)
     if json_file is not None and rank == 0:
         write_document(json_file, document(results, model=label, scale=scale, precision=precision))
     if csv_file is not None and rank == 0:
@@ -148,7 +148,7 @@ def _gathered(scores: Scores, size: int) -> Scores:
 
 
 def _name_in(checkpoint: Path) -> str | None:
-    """The network's name in the header of a file written here."""
+    """The name of the network in the header of a file that this package wrote; None without a header."""
     return read_weights(weights_file(checkpoint))[1].get("model")
 
 

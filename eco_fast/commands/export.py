@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eco_fast.errors import UserError
-from eco_fast.files import write_atomically
+from eco_fast.files import write, writing
 from eco_fast.models.edsr import EDSR
 from eco_fast.models.layers import RGB_RANGE, mean_shift_state
 from eco_fast.models.rcan import RCAN
@@ -47,6 +47,8 @@ _TRACED = (2, 3, 33, 47)  # whose sides are multiples of nothing, so that paddin
 _CHECKED = ((2, 3, 33, 47), (1, 3, 48, 26))  # the size that was traced, and another
 _TOLERANCE = 1e-5
 
+_HINT = "name another file with --out"  # where one cannot be written
+
 
 def export(run: Path, kind: str, out: Path | None = None, *, raw: bool = False, force: bool = False) -> Path:
     """Write the weights of a run to one file, print where, and return its path.
@@ -76,15 +78,16 @@ def export(run: Path, kind: str, out: Path | None = None, *, raw: bool = False, 
         print("tracing for ONNX; deep networks take minutes", flush=True)
         content, difference = to_onnx(network, header)
         lines = [f"onnxruntime and PyTorch differ by at most {difference:.1e}"]
-        _write(out, content)
+        write(out, content, _HINT)
     elif kind == "basicsr":
         raw_file = weights_file(file.parent, raw=True) if run.is_dir() else file
         averaged = None if raw_file == file else network
         content, lines = to_basicsr(load_network(raw_file), averaged)
-        _write(out, content)
+        write(out, content, _HINT)
     else:
         lines = []
-        with _writing(out):
+        with writing(out, _HINT):
+            out.parent.mkdir(parents=True, exist_ok=True)
             save_weights(out, network.state_dict(), header)
     print("\n".join([f"{file} -> {out}", *lines]))
     return out
@@ -199,7 +202,7 @@ def _difference(network: nn.Module, content: bytes) -> float:
 
 
 def _header(network: nn.Module, file: Path) -> dict[str, str]:
-    """What the file tells of its network, or what can be told without it; spandrel's are recognised without any."""
+    """The header of the file, or one made from the shapes in it; empty for spandrel, which needs none."""
     _, header = read_weights(file)
     if "model" in header:
         return header
@@ -219,23 +222,9 @@ def _refuse(out: Path, kind: str, force: bool) -> None:
         raise UserError(f"{out} is there already; replace it with --force or name another file with --out")
 
 
-def _write(out: Path, content: bytes) -> None:
-    with _writing(out):
-        write_atomically(out, content)
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No word from the exporter, which reports at length on what it then settles by itself."""
+    """Silence the exporter, which reports at length on problems that it then solves by itself."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

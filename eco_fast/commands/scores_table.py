@@ -1,4 +1,4 @@
-"""Figures for people and for programs: tables, the JSON document, pictures."""
+"""Scores for people and for programs: tables on the console, JSON and CSV files."""
 
 import csv
 import io
@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from eco_fast.console import plain_console
-from eco_fast.errors import UserError
 from eco_fast.evaluate.metrics import PROTOCOL
 from eco_fast.evaluate.pictures import save_comparison, save_curves
 from eco_fast.evaluate.run import Scores
-from eco_fast.files import write_atomically
+from eco_fast.files import write
 
 __all__ = [
     "Row",
@@ -65,17 +64,17 @@ def print_scores(
     model: str,
     scale: int,
     precision: str,
-    beside: Mapping[str, tuple[float, float]] | None = None,
+    published: Mapping[str, tuple[float, float]] | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print a network beside bicubic, one line per set, under the protocol's name; `beside` are published figures."""
+    """Print a network and bicubic, one line per set, under the protocol's name, with `published` figures in columns."""
     header = ("data", "images", "bicubic PSNR-Y", "SSIM-Y", f"{model} PSNR-Y", "SSIM-Y", "gain dB")
-    table = _table(*header, *(() if beside is None else ("published PSNR-Y", "SSIM-Y")))
+    table = _table(*header, *(() if published is None else ("published PSNR-Y", "SSIM-Y")))
     for name, (scores, bicubic) in results.items():
         cells = [_decibel(bicubic), _similarity(bicubic), _decibel(scores), _similarity(scores)]
         cells.append(_difference(scores, bicubic))
-        if beside is not None:
-            psnr, ssim = beside.get(name, (None, None))
+        if published is not None:
+            psnr, ssim = published.get(name, (None, None))
             cells += ["" if psnr is None else f"{psnr:.2f}", "" if ssim is None else f"{ssim:.4f}"]
         table.add_row(name, str(len(scores.names)), *cells)
     _print(f"{model} x{scale}, {precision}", table, console)
@@ -105,15 +104,7 @@ def write_document(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    _write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name another file") from error
+    write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_images(path: Path, results: Mapping[str, SetScores]) -> None:
@@ -128,7 +119,7 @@ def write_images(path: Path, results: Mapping[str, SetScores]) -> None:
     for name, (scores, bicubic) in results.items():
         columns = [scores.names, scores.psnr, scores.ssim or [], bicubic.psnr, bicubic.ssim or []]
         writer.writerows([name, image, *map(repr, figures)] for image, *figures in zip(*columns, strict=True))
-    _write(path, text.getvalue())
+    write(path, text.getvalue().encode())
 
 
 def _table(first: str, *figures: str) -> Table:

@@ -1,6 +1,5 @@
 """`eco-fast upscale`: images of any size and format through a network, to PNG files."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import PRECISIONS, super_resolve
-from eco_fast.evaluate.pictures import save_comparison
-from eco_fast.files import write_atomically
+from eco_fast.evaluate.pictures import png, save_comparison
+from eco_fast.files import write, writing
 from eco_fast.models.weights import load_network
 
 _ALPHA_MODES = {"RGBA", "LA", "PA"}
@@ -48,7 +47,7 @@ def upscale(
         precision: "fp32", "bf16" or "fp16".
         tile: Side of the tiles in LR pixels; by default an image goes through whole where memory allows it.
         ensemble: The mean over eight orientations, eight times as slow.
-        compare: Write `NAME_xS_compare.png` too: bicubic beside the network.
+        compare: Write `NAME_xS_compare.png` too: bicubic and the network side by side.
         force: Replace files.
 
     Raises:
@@ -69,7 +68,8 @@ def upscale(
         with display.count(f"{file.name} ({number}/{len(targets)})") as progress:
             sr = super_resolve(network, lr, precision=precision, tile=tile, ensemble=ensemble, progress=progress)
         alpha = _alpha(file)
-        _write_png(target, sr if alpha is None else np.dstack([sr, bicubic_upsample(alpha, factor)]))
+        pixels = sr if alpha is None else np.dstack([sr, bicubic_upsample(alpha, factor)])
+        write(target, png(Image.fromarray(pixels)), "make room or choose another --out")
         if compare:
             panels = [("bicubic", bicubic_upsample(lr, factor)), (_label(network), sr)]
             save_comparison(target.with_name(f"{target.stem}_compare.png"), panels, figures=False)
@@ -96,10 +96,8 @@ def _targets(files: Sequence[Path], out: Path, scale: int, force: bool) -> dict[
             raise UserError(f"{target} exists; replace it with --force, or choose another --out")
         taken[target] = file
         targets[file] = target
-    try:
+    with writing(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {out}: {error.strerror}; choose another --out") from error
     return targets
 
 
@@ -109,15 +107,6 @@ def _alpha(file: Path) -> NDArray[np.uint8] | None:
         if image.mode not in _ALPHA_MODES and "transparency" not in image.info:
             return None
         return np.array(ImageOps.exif_transpose(image).convert("RGBA"))[..., 3:]
-
-
-def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    try:
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; make room or choose another --out") from error
 
 
 def _label(network: nn.Module) -> str:

@@ -75,7 +75,7 @@ def blend(mode: str, alpha: float, uniform: Tensor) -> Blend:
 
 
 def _weights(mode: str, alpha: float) -> tuple[float, float]:
-    """Of the real image in the input and in the target; of `alpha-sample` the chances."""
+    """Weights of the real image in the input and in the target; of `alpha-sample` the chances to take it."""
     weights = {
         "vanilla": (1.0, 1.0),
         "kd": (1.0, 0.0),

@@ -21,7 +21,7 @@ _MAX_LOADERS = 16  # threads
 
 
 class Pair(NamedTuple):
-    """An image and its low-resolution twin."""
+    """An HR image and its LR image."""
 
     name: str  # of the HR file, without extension, relative to its folder
     hr: NDArray[np.uint8]  # (scale h, scale w, 3)

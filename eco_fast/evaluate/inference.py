@@ -61,11 +61,11 @@ def super_resolve(
         while True:
             try:
                 return _in_tiles(forward, lr, side, overlap, device, progress)
-            except torch.OutOfMemoryError:  # the estimate was too low: on a GPU that is said, not deadly
+            except torch.OutOfMemoryError:  # the estimate was too low: on a GPU it comes as this exception
                 side = _smaller(side, lr)
             except FloatingPointError:
-                mend = "check its weights" if precision == "fp32" else f"check its weights, or leave {precision} out"
-                raise UserError(f"the network's output is not finite; {mend}") from None
+                fix = "check its weights" if precision == "fp32" else f"check its weights, or leave {precision} out"
+                raise UserError(f"the network's output is not finite; {fix}") from None
 
 
 def _in_tiles(

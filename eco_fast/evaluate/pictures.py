@@ -1,16 +1,17 @@
 """Pictures: crops side by side, and PSNR curves. Pillow and matplotlib are loaded when one is drawn."""
 
+import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_fast.errors import UserError
 from eco_fast.evaluate.metrics import luma, psnr_y
+from eco_fast.figure import save_figure
+from eco_fast.files import write
 
 _Image = NDArray[np.uint8]  # (H, W, 3)
 
@@ -88,9 +89,15 @@ def save_comparison(
         if figures:
             figure = "original" if image is original else f"{psnr_y(image, original, border):.2f} dB"
             draw.text((left, text_top + _FONT + 5), figure, _FAINT, small_font)
-    with _writing(path):
-        canvas.save(path, format="PNG")
+    write(path, png(canvas))
     return crop
+
+
+def png(image: Any) -> bytes:
+    """An image of Pillow as the content of a PNG file."""
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
 
 
 def worst_crop(image: _Image, original: _Image) -> Crop:
@@ -123,27 +130,22 @@ def save_curves(
     Raises:
         UserError: The file cannot be written.
     """
-    # The object interface: pyplot would touch the caller's backend and keep the figure.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    for label, (steps, psnr) in curves.items():
-        axes.plot(steps, psnr, label=label, linewidth=1.8, marker="o", markersize=3 if len(steps) < 40 else 0)
-    if baseline is not None:
-        axes.axhline(baseline[1], label=f"{baseline[0]} ({baseline[1]:.2f} dB)", color="0.45", linestyle="--", zorder=1)
-    axes.set_xlabel("step")
-    axes.set_ylabel("PSNR-Y (dB)")
-    if title:
-        axes.set_title(title, loc="left", fontsize=11)
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
-    with _writing(path):
-        FigureCanvasAgg(figure).print_png(path)
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for label, (steps, psnr) in curves.items():
+            axes.plot(steps, psnr, label=label, linewidth=1.8, marker="o", markersize=3 if len(steps) < 40 else 0)
+        if baseline is not None:
+            name, psnr_y = baseline
+            axes.axhline(psnr_y, label=f"{name} ({psnr_y:.2f} dB)", color="0.45", linestyle="--", zorder=1)
+        axes.set_xlabel("step")
+        axes.set_ylabel("PSNR-Y (dB)")
+        if title:
+            axes.set_title(title, loc="left", fontsize=11)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+
+    save_figure(path, draw, (7.2, 4.4))
 
 
 def _overview(image: _Image, crop: Crop, height: int):  # type: ignore[no-untyped-def]  # Pillow is not loaded yet
@@ -156,12 +158,3 @@ def _overview(image: _Image, crop: Crop, height: int):  # type: ignore[no-untype
     corners = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
     ImageDraw.Draw(overview).rectangle([round(corner * factor) for corner in corners], outline=_FRAME, width=3)
     return overview
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; name another file") from error

@@ -1,4 +1,4 @@
-"""Published figures to put beside one's own: Lee & Heo, AAAI 2024 (arXiv 2312.17526), Table 1."""
+"""Published figures, to compare one's own with: Lee & Heo, AAAI 2024 (arXiv 2312.17526), Table 1."""
 
 from eco_fast.errors import UserError
 
@@ -21,7 +21,7 @@ _ROWS = {  # network-scale-mode -> PSNR-Y in dB / SSIM-Y, in the order of SETS
 
 
 def names() -> list[str]:
-    """Of the rows: network-scale-mode."""
+    """Names of the published rows, NETWORK-SCALE-MODE such as edsr-x4-eco."""
     return list(_ROWS)
 
 

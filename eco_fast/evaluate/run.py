@@ -58,7 +58,7 @@ def evaluate(
     """Super-resolve every LR image and compare with HR by the protocol of `metrics`.
 
     The network runs in evaluation mode and gets its own mode back; random states are not touched. The figures of some
-    images are computed at a time, where the network is on a GPU beside its work on the next ones.
+    images are computed at a time, where the network is on a GPU while it works on the next ones.
 
     Args:
         network: Float (1, 3, h, w) in [0, 1] -> (1, 3, scale h, scale w); None is bicubic upsampling.
@@ -93,8 +93,8 @@ def evaluate(
 
     workers = min(os.cpu_count() or 1, _MAX_WORKERS)
     # On the CPU a network has all cores in step: a thread that takes one from it holds up the others.
-    beside = network is not None and (device_of(network) if device is None else torch.device(device)).type != "cpu"
-    together, behind = (1, workers) if beside else (2 * workers, 0)  # both bound the images held
+    on_gpu = network is not None and (device_of(network) if device is None else torch.device(device)).type != "cpu"
+    together, behind = (1, workers) if on_gpu else (2 * workers, 0)  # both bound the images held
     with ThreadPoolExecutor(workers) as pool:
         for group in _of_one_size(pairs):
             if network is None:
@@ -120,7 +120,7 @@ def evaluate(
 
 
 def _of_one_size(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Neighbours whose LR images have one size, as many as are small together; the others alone."""
+    """Groups of neighbours whose LR images have one size, as many as are small together; the others stay alone."""
     group: list[Pair] = []
     for pair in pairs:
         full = sum(each.lr[..., 0].size for each in (*group, pair)) > _TOGETHER

@@ -27,7 +27,7 @@ class FloatConv2d(nn.Conv2d):
 
 
 class FloatConv3x3(FloatConv2d):
-    """Such a convolution, 3 x 3, that keeps the size."""
+    """A `FloatConv2d` of 3 x 3 that keeps the size."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1)

@@ -17,23 +17,11 @@ from torch import Tensor, nn
 
 from eco_fast.errors import UserError
 from eco_fast.models.layers import FloatConv2d
+from eco_fast.models.table import SPANDREL
 
 PREFIX = "spandrel:"
 """`spandrel:NAME` is the architecture of that name, its sizes the library's own where no options replace them."""
 
-_SWINIR = {"window_size": 8, "mlp_ratio": 2, "drop_path_rate": 0.0}  # no random depth: a run repeats to the bit
-_NAMED: dict[str, tuple[str, dict[str, Any]]] = {  # sizes of Liang et al., ICCVW 2021
-    "swinir": (
-        "SwinIR",
-        _SWINIR
-        | {"img_size": 48, "embed_dim": 180, "depths": [6] * 6, "num_heads": [6] * 6, "upsampler": "pixelshuffle"},
-    ),
-    "swinir-light": (
-        "SwinIR",
-        _SWINIR
-        | {"img_size": 64, "embed_dim": 60, "depths": [6] * 4, "num_heads": [6] * 4, "upsampler": "pixelshuffledirect"},
-    ),
-}
 _SCALE_OPTIONS = ("upscale", "scale", "upscaling_factor", "upscale_factor", "up_scale")  # what architectures call it
 _SCALES = (2, 3, 4)
 _PAD_THEMSELVES = {"CRAFT"}  # what the library adds before costs CRAFT 0.03 dB on Set5 x4
@@ -86,17 +74,17 @@ class SpandrelNetwork(nn.Module):
 
 def is_name(name: str) -> bool:
     """Whether `name` is that of a network of the library."""
-    return name in _NAMED or name.startswith(PREFIX)
+    return name in SPANDREL or name.startswith(PREFIX)
 
 
 def names() -> list[str]:
     """The networks that have a name of their own; every other architecture is `spandrel:NAME`."""
-    return list(_NAMED)
+    return list(SPANDREL)
 
 
 def architecture(name: str) -> str:
     """The library's name for the architecture of the network `name`."""
-    return _NAMED[name][0] if name in _NAMED else name.removeprefix(PREFIX)
+    return SPANDREL[name][0] if name in SPANDREL else name.removeprefix(PREFIX)
 
 
 def build(name: str, scale: int, **options: Any) -> SpandrelNetwork:
@@ -117,7 +105,7 @@ def build(name: str, scale: int, **options: Any) -> SpandrelNetwork:
         raise UserError(f"{name} has no scale, so it is no network for super-resolution; choose another")
     if scale_option in options:
         raise UserError(f"the scale of {name} is set with --scale; leave {scale_option} out of its options")
-    sizes = _NAMED[name][1] if name in _NAMED else {}
+    sizes = SPANDREL[name][1] if name in SPANDREL else {}
     try:
         with warnings.catch_warnings(action="ignore"):  # of functions of PyTorch that architectures still use
             model = kind(**{scale_option: scale}, **(sizes | options))
@@ -125,7 +113,7 @@ def build(name: str, scale: int, **options: Any) -> SpandrelNetwork:
     except UserError:
         raise
     except Exception as error:  # whatever an architecture raises for sizes that do not go together
-        raise UserError(f"{name} x{scale} cannot be built: {_first_line(error)}; mend its options") from error
+        raise UserError(f"{name} x{scale} cannot be built: {_first_line(error)}; fix its options") from error
     if network.scale != scale:
         raise UserError(f"{name} cannot be built at x{scale}, only at x{network.scale}; choose that scale")
     return network

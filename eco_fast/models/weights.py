@@ -42,13 +42,30 @@ def identity(network_name: str, options: Mapping[str, Any], scale: int) -> dict[
 def save_weights(path: Path | str, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a `.safetensors` file in one piece: a killed process leaves the old file or the new one, never half.
 
+    Equal weights and metadata give equal bytes, so that checksums can compare runs.
+
     Raises ValueError where `path` has another extension and OSError where it cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are written as .safetensors, not as {path.name}")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
-    write_atomically(path, safetensors.torch.save(tensors, metadata=dict(metadata)))
+    write_atomically(path, _with_sorted_metadata(safetensors.torch.save(tensors, metadata=dict(metadata))))
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """The same safetensors file with its metadata in alphabetical order: the library writes them in a random one.
+
+    A file is the length of its header (8 bytes, little-endian), the header in JSON, padded by spaces to a multiple of
+    8 bytes, and the tensors.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
 
 
 def read_weights(path: Path | str) -> tuple[State, dict[str, str]]:
@@ -212,7 +229,7 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         if culprit := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} holds {culprit[1]} beside its weights and is refused, since loading it could run code; "
+                f"{path} holds {culprit[1]} besides its weights and is refused, since loading it could run code; "
                 "ask for a .safetensors file or for the bare state dict"
             ) from error
         raise UserError(f"{path} is not a weights file; copy or download it again") from error

@@ -1,4 +1,4 @@
-"""`results.jsonl`: everything a proof finds, a line each, on disk before the next one is sought.
+"""`results.jsonl`: everything a proof finds, a line each, on disk before it looks for the next one.
 
 Lines are numbered by `n`. A check begins with `begin`, says figures, and ends with `end`; `attempt` counts how often it
 was begun. Without an `end` it was cut off together with the proof.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eco_fast.errors import UserError
+from eco_fast.files import writing
 from eco_fast.proof.outcome import CUT_OFF, Evidence, Outcome
 
 FILE = "results.jsonl"
@@ -103,16 +104,14 @@ def read_journal(out: Path) -> Journal:
 
 @contextmanager
 def open_journal(out: Path, *, resume: bool) -> Iterator[Journal]:
-    """The journal of a folder, to add to; nobody else can meanwhile.
+    """The journal of a folder, to add to; no other process can meanwhile.
 
     Raises:
         UserError: The folder cannot be written, holds a proof that is not to be resumed, or another proof writes there.
     """
-    try:
+    with writing(out, "choose another folder with --out"):
         out.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(out / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

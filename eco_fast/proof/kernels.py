@@ -91,7 +91,7 @@ def kernels_must_run(device: torch.device) -> None:
 
 
 def cases() -> Iterator[Case]:
-    """All of them, in the order of the operations."""
+    """All launches of kernels, in the order of the operations."""
     yield from _gathers()
     yield from _bicubics()
     yield from _mixes()
@@ -280,7 +280,7 @@ def _training_batches() -> Iterator[Case]:
 
 
 def main() -> None:
-    """The cases of the specialisations that are named, on the CPU; what came out as JSON. For a process of its own."""
+    """Compute the cases of some specialisations on the CPU and print the result as JSON, in a process of its own."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="+")
     device = torch.device("cpu")

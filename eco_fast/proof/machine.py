@@ -1,4 +1,4 @@
-"""What the proof is made on, and what the simplest things cost there: ceilings that other figures stand beside."""
+"""What the proof is made on, and what the simplest things cost there: ceilings to compare other figures with."""
 
 import os
 import platform

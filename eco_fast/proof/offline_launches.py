@@ -140,7 +140,7 @@ def _utils() -> Any:
 
 
 def _platforms() -> Iterator[None]:
-    """Once for each key that modules in C are kept under, which is part of theirs."""
+    """Repeat the work for each key that modules in C are kept under, which is part of the keys of kernels."""
     for key in platform_keys():
         build.platform_key = lambda key=key: key
         yield

@@ -62,7 +62,7 @@ class Outcome:
 
     @property
     def detail(self) -> str:
-        """One line."""
+        """The text as one line."""
         faults = self.evidence.faults
         if not faults:
             return self.evidence.detail
@@ -70,7 +70,7 @@ class Outcome:
         return "; ".join(faults[:_MOST_NAMED]) + more
 
     def row(self) -> dict[str, object]:
-        """Its line in the table of checks."""
+        """The outcome as a line of the table of checks."""
         return {
             "check": self.name,
             "device": self.device,
@@ -82,7 +82,7 @@ class Outcome:
 
 
 def together(found: Iterable[Evidence]) -> Evidence:
-    """Several comparisons as one; its detail is that of the last."""
+    """Several comparisons as one piece of evidence, with the detail of the last."""
     total = Evidence(0)
     for each in found:
         total = replace(

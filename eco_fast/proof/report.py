@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eco_fast.errors import UserError
-from eco_fast.files import write_atomically
+from eco_fast.files import write
 from eco_fast.plots import can_draw, plot_figures
 from eco_fast.proof.journal import Journal, Key, Line
 from eco_fast.proof.table import TABLE
 
 _NO_FIGURES = ("n", "t", "check", "device", "attempt")  # of a line: where and when, not what
+_HINT = "choose another folder with --out"  # where a file cannot be written
 _MEASURED_ON = ("hardware", "driver", "torch", "triton", "eco-fast", "commit", "date")  # in every row of a CSV file
 
 
@@ -33,17 +33,14 @@ def write_report(journal: Journal, out: Path) -> Path:
     Raises:
         UserError: The folder cannot be written.
     """
-    try:
-        _write_csv(out / "checks.csv", [outcome.row() for outcome in journal.outcomes().values()])
-        for key in journal.outcomes():
-            if rows := _rows(journal, key):
-                _write_csv(out / f"{_file(key)}.csv", rows)
-                texts = [{name: str(value) for name, value in row.items()} for row in _fairest(rows)]
-                if can_draw(texts):
-                    plot_figures(texts, out / f"{_file(key)}.png")
-        write_atomically(out / "report.md", _page(journal, out).encode())
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
+    _write_csv(out / "checks.csv", [outcome.row() for outcome in journal.outcomes().values()])
+    for key in journal.outcomes():
+        if rows := _rows(journal, key):
+            _write_csv(out / f"{_file(key)}.csv", rows)
+            texts = [{name: str(value) for name, value in row.items()} for row in _fairest(rows)]
+            if can_draw(texts):
+                plot_figures(texts, out / f"{_file(key)}.png")
+    write(out / "report.md", _page(journal, out).encode(), _HINT)
     return out / "report.md"
 
 
@@ -72,7 +69,7 @@ def _page(journal: Journal, out: Path) -> str:
 
 
 def _fairest(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """Those of contestants that ran in turns; those that ran alone where there was no time for turns."""
+    """The rows of contestants that ran in turns; of those that ran alone where there was no time for turns."""
     return [row for row in rows if row["benchmark"] == "in turns"] or rows
 
 
@@ -102,14 +99,14 @@ def _rows(journal: Journal, key: Key) -> list[dict[str, Any]]:
 
 
 def _machine(journal: Journal) -> dict[str, Any]:
-    """What the proof was made on, as its first check has said."""
+    """The machine that the proof was made on, as its first check described it."""
     lines = [line for device in ("cuda", "cpu") for line in journal.figures(("machine", device))]
     found = next((line for line in lines if line["case"] == "machine"), {"machine": "not described"})
     return {name: value for name, value in found.items() if name not in (*_NO_FIGURES, "case")}
 
 
 def _minutes(journal: Journal) -> float:
-    """Of all calls together: `t` starts at 0 in each."""
+    """The minutes that all calls took together: `t` starts at 0 in each."""
     ends = [a["t"] for a, b in zip(journal.lines, [*journal.lines[1:], {"t": 0.0}], strict=True) if b["t"] < a["t"]]
     return sum(ends) / 60
 
@@ -125,7 +122,7 @@ def _write_csv(file: Path, rows: Sequence[Mapping[str, object]]) -> None:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(file, text.getvalue().encode())
+    write(file, text.getvalue().encode(), _HINT)
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> list[str]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 import eco_fast
 from eco_fast.errors import Stopped, UserError
+from eco_fast.files import writing
 from eco_fast.proof.journal import Journal, open_journal, read_journal
 from eco_fast.proof.outcome import Outcome
 from eco_fast.proof.report import has_gpu, summary, write_report
@@ -43,7 +44,7 @@ def gpu_proof(
         minutes: After these all is over, the report included; no limit if None.
         only: Names of checks, with commas; those are made even if they were made before. All if empty.
         resume: Go on with the proof in `out`: what has ended there is not made again.
-        cpu: Make the checks of the CPU beside a GPU too.
+        cpu: Make the checks of the CPU too where there is a GPU.
         pack: Takes everything as one archive.
         kernel_cache: Archive of `--warm-kernels`, which is unpacked into Triton's cache first.
         command: Starts a worker.
@@ -64,9 +65,8 @@ def gpu_proof(
         _begin(journal, minutes, only)
         supervisor = Supervisor(journal, out, seconds, lambda: stop.asked, console, command)
         try:
-            _make_all(supervisor, checks, journal, cpu=cpu, again=bool(only))
-        except OSError as error:
-            raise UserError(f"cannot write to {out}: {error.strerror}; go on elsewhere, or with --resume") from error
+            with writing(out, "go on elsewhere, or with --resume"):
+                _make_all(supervisor, checks, journal, cpu=cpu, again=bool(only))
         finally:
             supervisor.close()
             shutil.rmtree(out / SCRATCH, ignore_errors=True)
@@ -104,7 +104,7 @@ def _begin(journal: Journal, minutes: float | None, only: str) -> None:
 
 
 def _make_all(supervisor: Supervisor, checks: Sequence[Check], journal: Journal, *, cpu: bool, again: bool) -> None:
-    """The checks of the GPU, then those of the CPU where they are wanted or all that there is."""
+    """Make the checks of the GPU, then those of the CPU where they are wanted or there is no GPU."""
     gpu, why = supervisor.gpu()
     if again and not any(line.get("case") == "machine" for line in journal.lines):
         checks = (*choose("machine"), *(check for check in checks if check.name != "machine"))  # what figures are of
@@ -122,7 +122,7 @@ def _make_all(supervisor: Supervisor, checks: Sequence[Check], journal: Journal,
 
 
 def _unpack(archive: Path) -> None:
-    from eco_fast.proof.warm_kernels import unpack  # imports PyTorch, which this process else does without
+    from eco_fast.proof.warm_kernels import unpack  # imports PyTorch, which this process otherwise does without
 
     if find_spec("triton") is None:
         raise UserError("Triton is not installed: pip install triton")
@@ -133,13 +133,12 @@ def _unpack(archive: Path) -> None:
 
 
 def _pack(out: Path, file: Path) -> None:
-    """Everything in a folder as one archive."""
+    """Write everything in a folder as one archive."""
     temporary = file.with_name(f".{file.name}.tmp")
     try:
-        with tarfile.open(temporary, "w:xz") as archive:
-            archive.add(out, out.name, filter=lambda member: None if temporary.name in member.name else member)
-        temporary.replace(file)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; name another file with --pack") from error
+        with writing(file, "name another file with --pack"):
+            with tarfile.open(temporary, "w:xz") as archive:
+                archive.add(out, out.name, filter=lambda member: None if temporary.name in member.name else member)
+            temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ class Stage:
 
     @property
     def seconds(self) -> float:
-        """What is left until the check is cut off."""
+        """Seconds until the check is cut off."""
         return self._end - time.monotonic()
 
     def say(self, case: str, **figures: object) -> None:

@@ -53,7 +53,7 @@ class Worker:
         threading.Thread(target=self._read, daemon=True).start()
 
     def ask(self, order: dict[str, object]) -> None:
-        """Give it an order."""
+        """Give the worker an order."""
         assert self._process.stdin is not None
         self._log_from = self._log.stat().st_size
         with contextlib.suppress(BrokenPipeError):  # it has just died, which `line` will tell
@@ -238,7 +238,7 @@ class Supervisor:
             raise Lost("crashed", self._why_no_worker) from lost
 
     def _lose(self, *, tell: bool = False) -> str:
-        """End the worker; the last that it has printed."""
+        """End the worker and return the last that it has printed."""
         if self._worker is None:
             return ""
         words = self._worker.end(tell=tell)

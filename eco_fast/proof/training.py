@@ -56,7 +56,7 @@ class Training:
         self._references: dict[str, Tensor] = {}
 
     def repeat(self) -> Evidence:
-        """The same run twice; and that it learns at all, or everything below would be equal for nothing."""
+        """The same run twice. It must learn too: without that every comparison below would mean nothing."""
         if relative_distance(self.reference(), self.weights(steps=0)) == 0:
             return Evidence(STEPS, (f"{STEPS} steps change no weight",))
         faults = () if self.apart <= SIMILAR else (f"two equal runs end {self.apart:.1e} apart",)
@@ -89,7 +89,7 @@ class Training:
     def graph(self) -> Evidence:
         """One CUDA graph per update."""
         if self.device != "cuda":
-            raise NotRun("graphs are of CUDA devices")
+            raise NotRun("only CUDA devices have graphs")
         return _similar(self.weights({"run.graph": True}), self.reference())
 
     def kernels(self) -> Evidence:
@@ -168,7 +168,7 @@ class Training:
         return resolve(load_config("edsr-tiny", flags={**flags, **settings}))
 
     def _same(self, ours: Tensor, theirs: Tensor) -> Evidence:
-        """As close as two equal runs are: to the bit where those are."""
+        """Whether two runs end as close together as two equal runs do: with the same bits where those have the same."""
         distance = relative_distance(ours, theirs)
         faults = () if distance <= 4 * self.apart else (f"{distance:.1e} apart, two equal runs {self.apart:.1e}",)
         return Evidence(STEPS, faults, _told(distance))
@@ -285,7 +285,7 @@ def loops(stage: Stage) -> Evidence:
 
 
 def watch(runs: Training, settings: Settings) -> str:
-    """Run a loop under PyTorch's look-out for waits; what went wrong, empty if nothing."""
+    """Run a loop while PyTorch watches for waits, and return what went wrong, empty if nothing did."""
     constant = {"alpha.schedule": "constant", "alpha.value": 0.5}  # one phase: a graph is captured before the watch
     with runs.loop({**constant, **settings}) as loop:
         for step in range(_SETTLED):
@@ -321,7 +321,7 @@ def races(stage: Stage) -> Evidence:
 
 
 def main() -> None:
-    """Some steps with a cached and an online teacher on the GPU. For a process that watches for races."""
+    """Make some steps with a cached and an online teacher on the GPU, in a process that watches for races."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     runs = Training(parser.parse_args().folder, "cuda")

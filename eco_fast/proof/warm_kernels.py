@@ -2,7 +2,7 @@
 
 Entries are found by Triton itself, its files, the kernels' source and the architecture, so they hold for one build of
 Triton and one state of `eco_kernels`, in any folder. What launches a kernel, a module in C, holds for one Python too;
-from Triton 3.8 on it also holds for the folders of Triton and of the NVIDIA driver, and is built anew elsewhere, once.
+from Triton 3.8 on it also holds for the folders of Triton and of the NVIDIA driver, and is built again elsewhere, once.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import eco_kernels
 from eco_fast.display import Display
 from eco_fast.errors import UserError
-from eco_fast.files import write_atomically
+from eco_fast.files import write, write_atomically
 
 _KERNELS = Path(eco_kernels.__file__).parent
 _MANIFEST = "manifest.json"
@@ -146,14 +146,11 @@ def warm_kernels(
             make_libcuda(libcuda, compiler)
         except CalledProcessError as error:
             said = " ".join(error.stderr.split())[-300:]
-            raise UserError(f"{compiler} does not compile C ({said}); mend it, or unset CC") from None
+            raise UserError(f"{compiler} does not compile C ({said}); fix it, or unset CC") from None
         _compile_all(chosen, numbers, cache, libcuda, display or Display())
         manifest = _describe(chosen, kernels=sum(1 for _ in cache.glob("*/*.cubin")))
         content = _pack(cache, manifest)
-    try:
-        write_atomically(archive, content)
-    except OSError as error:
-        raise UserError(f"cannot write {archive}: {error.strerror}; name another file") from error
+    write(archive, content)
     return manifest
 
 
@@ -188,7 +185,7 @@ def unpack(archive: Path, folder: Path, *, display: Display | None = None) -> Ma
 
 
 def _compare(made: Manifest, here: Manifest, archive: Path, display: Display) -> None:
-    """Say what of an archive will not be found."""
+    """Say which kernels of an archive will not be found by this Triton."""
     if made.triton_key != here.triton_key:
         display.line(f"{archive} is of another Triton ({made.triton}; here {here.triton}): none of it will be used")
     elif made.sources != here.sources:
@@ -213,7 +210,7 @@ def _compiler() -> str:
 
 
 def _compile_all(architectures: list[int], numbers: list[int], cache: Path, libcuda: Path, display: Display) -> None:
-    """Every launch for every architecture, on all cores. Processes are started anew: Triton's state is theirs alone."""
+    """Compile every launch for every architecture, on all cores. Processes are spawned: each has its own Triton."""
     from eco_fast.proof.offline_launches import launch, prepare
 
     tasks = list(product(architectures, numbers))
@@ -227,7 +224,7 @@ def _compile_all(architectures: list[int], numbers: list[int], cache: Path, libc
 
 
 def _describe(architectures: list[int], kernels: int) -> Manifest:
-    """What is compiled here."""
+    """Describe what is compiled on this machine."""
     import triton
     from triton.runtime.cache import triton_key
 
@@ -246,7 +243,7 @@ def _describe(architectures: list[int], kernels: int) -> Manifest:
 
 
 def _pack(cache: Path, manifest: Manifest) -> bytes:
-    """What a hit needs and no more; files of a kind lie together, which makes them small."""
+    """Archive what a hit in the cache needs and no more; files of a kind lie together, which makes it small."""
     packed = io.BytesIO()
     names = (str(path.relative_to(cache)) for path in cache.glob("*/*"))
     with tarfile.open(fileobj=packed, mode="w:xz") as tar:
@@ -263,7 +260,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _extract(tar: tarfile.TarFile, entries: list[tarfile.TarInfo], folder: Path) -> None:
-    """Files appear whole, since another process may read this cache."""
+    """Extract files so that each appears whole: another process may read this cache."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpack-") as scratch:
         tar.extractall(scratch, entries, filter="data")
@@ -273,7 +270,7 @@ def _extract(tar: tarfile.TarFile, entries: list[tarfile.TarInfo], folder: Path)
 
 
 def _make_groups(folder: Path, names: set[str]) -> None:
-    """Write what makes a kernel of its files, a list of their absolute paths; last, so nothing incomplete is hit."""
+    """Write the list of paths that makes a kernel of its files; it comes last, so that nothing incomplete is hit."""
     for cubin in (Path(name) for name in names if name.endswith(".cubin")):
         metadata = cubin.with_suffix(".json")
         if str(metadata) in names:

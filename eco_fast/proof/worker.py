@@ -70,7 +70,7 @@ def perform(check: Check, order: dict[str, Any], out: Path, say: Say) -> dict[st
 
 
 def why_no_gpu() -> str:
-    """Why PyTorch sees none; empty where there is one."""
+    """Why PyTorch sees no GPU; empty where it sees one."""
     if torch.cuda.is_available():
         return ""
     return "PyTorch is a CPU build" if torch.version.cuda is None else "PyTorch sees no CUDA device"
@@ -154,7 +154,7 @@ def _speaker(answers: TextIO) -> Say:
 
 
 def _orders() -> "queue.SimpleQueue[dict[str, Any]]":
-    """Orders as they come. When the supervisor is gone, by whatever end, this process and its children go too."""
+    """Orders as they come. When the supervisor is gone, however it ended, this process and its children end too."""
     orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def read() -> None:

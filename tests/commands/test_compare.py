@@ -1,4 +1,4 @@
-"""Runs beside each other."""
+"""`eco-fast compare`: several runs in one table and one picture."""
 
 import json
 from collections.abc import Iterable

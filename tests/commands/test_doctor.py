@@ -1,4 +1,4 @@
-"""`eco-fast doctor` says what is so, and names a mend for what is missing."""
+"""`eco-fast doctor` says what is installed, and how to get what is missing."""
 
 import json
 import sys

@@ -246,12 +246,14 @@ def test_a_network_that_onnx_gets_wrong_is_refused(
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = network("edsr-tiny", 2, 0)
+
     def missing(name: str, *_: Any) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UserError, match=r'No module named \'onnx\'\); pip install "eco-fast\[onnx\]"'):
-        to_onnx(network("edsr-tiny", 2, 0), {})
+        to_onnx(tiny, {})
 
 
 @pytest.mark.parametrize(("kind", "end"), [("safetensors", "safetensors"), ("basicsr", "pth")])
@@ -293,7 +295,7 @@ def test_bad_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_basicsr_files_of_this_package_load_again(tmp_path: Path) -> None:
-    """Their `state_dict` has the published names beside BasicSR's."""
+    """Their `state_dict` has the published names as well as BasicSR's."""
     torch.manual_seed(0)
     network = build("rcan", 2, **SMALL["rcan"])
     save_weights(tmp_path / "a.safetensors", network.state_dict(), identity("rcan", SMALL["rcan"], 2))

@@ -78,7 +78,7 @@ def weights_of_a_resumed_run(photos: Path, out: Path, device: str, **settings: o
 
 
 def trained_weights(checkpoint: Path) -> Tensor:
-    """As one vector, without the colour means: large numbers that no step changes."""
+    """All weights as one vector, without the colour means: large numbers that no step changes."""
     found = load_file(checkpoint / "weights.safetensors").items()
     return torch.cat([weight.double().flatten() for name, weight in found if "_mean" not in name])
 

@@ -184,7 +184,7 @@ def test_options_that_do_not_fit_are_named(spandrel: ModuleType) -> None:
         build("spandrel:Swim", 2)
     with pytest.raises(UserError, match="swinir-light has no option 'blocks'; it has img_size, "):
         build("swinir-light", 2, blocks=4)
-    with pytest.raises(UserError, match=r"swinir-light x2 cannot be built: .*; mend its options") as caught:
+    with pytest.raises(UserError, match=r"swinir-light x2 cannot be built: .*; fix its options") as caught:
         build("swinir-light", 2, window_size=7)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="scale of swinir-light is set with --scale; leave upscale out"):

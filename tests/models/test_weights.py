@@ -1,10 +1,13 @@
 """Weights in and out of files, and what the messages say when they do not fit."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from eco_fast.errors import UserError
@@ -46,6 +49,23 @@ def test_round_trip_keeps_network_weights_and_header(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     x = torch.rand(1, 3, 12, 12)
     torch.testing.assert_close(loaded(x), network(x), rtol=1e-5, atol=1e-6)
+
+
+def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
+    """The library's order of the metadata differs from write to write, in one process and in several."""
+    code = "import sys; from tests.models.test_weights import write_with_much_metadata as w; w(sys.argv[1])"
+    files = [tmp_path / f"{i}.safetensors" for i in range(6)]
+    for file in files[:-1]:
+        write_with_much_metadata(file)
+    subprocess.run([sys.executable, "-c", code, files[-1]], cwd=Path(__file__).parents[2], check=True)
+    assert len({file.read_bytes() for file in files}) == 1
+    assert safetensors.torch.load_file(files[0]).keys() == read_weights(files[0])[0].keys()
+    assert read_weights(files[0])[1]["ключ"] == 'a "quoted" wörd'
+
+
+def write_with_much_metadata(file: Path | str) -> None:
+    state = {"b.ä": torch.arange(3.0), "a": torch.zeros(2, dtype=torch.uint8), "c": torch.ones(1, 2)}
+    save_weights(file, state, {f"key{i}": str(i) for i in range(20)} | {"ключ": 'a "quoted" wörd'})
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def test_killed_twice_and_resumed_it_loses_and_doubles_nothing(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("minutes", [0.14, 0.35])
 def test_what_there_is_no_time_for_is_named(tmp_path: Path, minutes: float) -> None:
-    """Of all checks, or, where a worker has started in time, of those that take longer."""
+    """Every check is named, or, where a worker has started in time, every check that takes longer."""
     gpu_proof(tmp_path / "proof", minutes=minutes, cpu=True)
     journal = read_journal(tmp_path / "proof")
     left_out = {each.name for each in journal.outcomes().values() if each.status == "left out"}
@@ -100,7 +100,7 @@ def test_switches_of_the_environment_are_refused(tmp_path: Path, monkeypatch: py
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write to .*choose another folder with --out"):
+    with pytest.raises(UserError, match=r"cannot write .*choose another folder with --out"):
         gpu_proof(tmp_path / "file" / "proof")
 
 

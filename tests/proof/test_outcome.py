@@ -11,7 +11,7 @@ from eco_fast.proof.worker import perform
     ("evidence", "status", "detail"),
     [
         (Evidence(3, detail="three"), "passed", "three"),
-        (Evidence(0, detail="nobody came"), "not run", "nobody came"),
+        (Evidence(0, detail="no time"), "not run", "no time"),
         (Evidence(3, ("one is wrong",)), "failed", "one is wrong"),
         (Evidence(0, ("nothing could be had",)), "failed", "nothing could be had"),
         (Evidence(9, tuple("abcdefg")), "failed", "a; b; c; d; e; and 2 more"),

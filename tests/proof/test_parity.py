@@ -23,6 +23,7 @@ def test_every_specialisation_is_called() -> None:
     assert kernels.coverage(known | {"a new one"}).faults == ("a new one is called by no case",)
 
 
+@pytest.mark.slow
 def test_operations_are_right_on_the_cpu() -> None:
     evidence = kernels.parity(CPU)
     assert evidence.compared > 250
@@ -33,6 +34,7 @@ def test_no_case_chosen_is_nothing_compared() -> None:
     assert kernels.parity(CPU, frozenset({"no such kernel"})).compared == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operation", "kind"), [("gather_patches", "gather-"), ("bicubic_downsample", "bicubic"), ("downsample_mix", "mix")]
 )
@@ -82,6 +84,7 @@ def test_switches_of_training(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_every_kind_of_loop_runs(tmp_path: Path) -> None:
     runs = training.Training(tmp_path, "cpu")
     for name in ("eco", "eco, online teacher"):

@@ -52,7 +52,7 @@ def copy_of_the_code(folder: Path) -> Path:
 
 
 def hits_and_misses(code: Path, cache: Path, libcuda: Path, names: Iterable[str] = WANTED) -> tuple[int, int]:
-    """Of a process that launches what is wanted."""
+    """How many kernels a process that launches `names` finds in the cache, and how many it compiles."""
     folders = (str(code / name) for name in (".", "kernels", "benchmarks"))
     path = os.pathsep.join(filter(None, (*folders, os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": path}

@@ -105,12 +105,12 @@ def test_more_context_comes_nearer() -> None:
     assert by_context[2] < 1e-4
 
 
-@pytest.mark.parametrize("rounded", [True, False])
-def test_rounding(rounded: bool) -> None:
+@pytest.mark.parametrize(("rounding", "dtype"), [("8bit", torch.uint8), ("none", torch.float32)])
+def test_rounding(rounding: str, dtype: torch.dtype) -> None:
     images = training_set(2, ((20, 20),))
-    online = OnlineTeacher(freeze(Nearest(2)), rounded=rounded)
-    x, centroid = online.pair(cuts(images, 10, 4, 1)[0], torch.tensor(0.0))
-    assert centroid.dtype == (torch.uint8 if rounded else torch.float32)
+    config = load_config("edsr-tiny", flags={"teacher.rounding": rounding, "data.patch": 10, "run.compile": "off"})
+    x, centroid = online_teacher(config, Nearest(2), images).pair(cuts(images, 10, 4, 1)[0], torch.tensor(0.0))
+    assert centroid.dtype == dtype
     assert x.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -238,6 +238,19 @@ class Dead(nn.Module):
         return self.colour * torch.ones((len(x), 3, 2 * x.shape[2], 2 * x.shape[3]))
 
 
+def test_lr_images_of_ones_own_are_validated_on(photos: Path, tmp_path: Path) -> None:
+    """`data.valid_lr`: black LR images give another figure than the bicubic of HR."""
+    black = tmp_path / "black"
+    black.mkdir()
+    for file in photos.iterdir():
+        Image.new("RGB", (24, 24)).save(black / file.name)
+    psnr = []
+    for name, own in (("bicubic", {}), ("own", {"data__valid_lr": black})):
+        run(photos, tmp_path / name, data__valid=photos, **own)
+        psnr.append(next(line["psnr_y"] for line in records(tmp_path / name) if line["kind"] == "valid"))
+    assert abs(psnr[0] - psnr[1]) > 0.1
+
+
 def test_tensorboard_gets_every_number(photos: Path, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run(photos, tmp_path / "run", run__tensorboard=True, data__valid=photos)

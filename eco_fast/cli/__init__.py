@@ -1,0 +1,42 @@
+"""The commands: parse, call, print. Everything heavy is imported inside them, so that `--help` is quick."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from eco_fast import __version__
+from eco_fast.cli import images, measuring, stores, training
+from eco_fast.cli.options import group
+from eco_fast.errors import Stopped, UserError
+
+app = group(help="Train and evaluate single-image super-resolution networks with ECO (Lee & Heo, AAAI 2024).")
+for part in (training, images, stores, measuring):
+    app.add_typer(part.commands)
+app.add_typer(measuring.bench, name="bench")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a `UserError` becomes one line on stderr and exit code 2."""
+    try:
+        app(args=arguments, prog_name="eco-fast")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"eco-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...

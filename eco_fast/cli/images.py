@@ -1,0 +1,150 @@
+"""Commands that use a network: `eval`, `upscale` and `export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eco_fast.cli.options import (
+    Ensemble,
+    FileScale,
+    Precision,
+    Raw,
+    choice,
+    command,
+    group,
+    network,
+    one_of,
+    path,
+    paths,
+    published,
+)
+
+commands = group()
+
+
+@command(
+    commands,
+    "eval",
+    "Evaluate a network, with bicubic for comparison.",
+    "eco-fast eval runs/eco --data Set5 --data Set14 --pictures pictures",
+    "eco-fast eval rlfn_s_x4.pth --model rlfn-s --scale 4 --data Set5",
+    "eco-fast eval runs/edsr-x4 --data Set5 --ensemble --reference edsr-x4-eco",
+)
+def evaluate(
+    checkpoint: Annotated[Path, paths("RUN", "Run, checkpoint or weights file.")],
+    data: Annotated[
+        list[Path],
+        path("--data", "DIR", "Folder of HR images, or one with HR/ and LR_bicubic/X2/, X3/, X4/; repeatable."),
+    ],
+    lr: Annotated[Path | None, path("--lr", "DIR", "Folder of LR images; by default the bicubic of HR.")] = None,
+    model: Annotated[str | None, network("--model")] = None,
+    scale: FileScale = None,
+    precision: Precision = "fp32",
+    raw: Raw = False,
+    ensemble: Ensemble = False,
+    reference: Annotated[
+        str | None,
+        choice(
+            "--reference",
+            "ROW",
+            published,
+            "Print the figures of a published network too, such as edsr-x4-eco.",
+        ),
+    ] = None,
+    json: Annotated[Path | None, path("--json", "FILE", "Write the figures of every set as JSON.")] = None,
+    csv: Annotated[Path | None, path("--csv", "FILE", "Write the figures of every image as CSV.")] = None,
+    pictures: Annotated[
+        Path | None, path("--pictures", "DIR", "Write bicubic, the network's image and HR side by side.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse images that would be converted.")] = False,
+) -> None:
+    """Measure PSNR-Y in dB and SSIM-Y of a network, and those of bicubic enlargement for comparison."""
+    from eco_fast.commands.evaluate import evaluate_checkpoint as run
+
+    run(
+        checkpoint,
+        data,
+        lr_dir=lr,
+        model=model,
+        scale=scale,
+        precision=precision,
+        raw=raw,
+        ensemble=ensemble,
+        reference=reference,
+        json_file=json,
+        csv_file=csv,
+        pictures=pictures,
+        strict=strict,
+    )
+
+
+@command(
+    commands,
+    "upscale",
+    "Enlarge images.",
+    "eco-fast upscale photos --model runs/eco --out large",
+    "eco-fast upscale a.png b.jpg --model rlfn_s_x4.pth --name rlfn-s --scale 4 --out large --tile 256 --compare",
+)
+def upscale(
+    images: Annotated[list[Path], paths("IMAGE", "Images, folders, or text files of paths.")],
+    model: Annotated[Path, path("--model", "FILE", "Run, checkpoint or weights file.")],
+    out: Annotated[Path, path("--out", "DIR", "Folder that takes NAME_x2.png and so on.")],
+    name: Annotated[str | None, network("--name")] = None,
+    scale: FileScale = None,
+    precision: Precision = "fp32",
+    tile: Annotated[
+        int | None,
+        typer.Option("--tile", metavar="N", help="Side of a tile in LR pixels; by default as large as memory allows."),
+    ] = None,
+    ensemble: Ensemble = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Write pictures of bicubic and the result side by side too.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
+) -> None:
+    """Enlarge images with a network and write them as PNG."""
+    from eco_fast.commands.upscale import upscale as run
+
+    run(
+        images,
+        model,
+        out,
+        name=name,
+        scale=scale,
+        precision=precision,
+        tile=tile,
+        ensemble=ensemble,
+        compare=compare,
+        force=force,
+    )
+
+
+@command(
+    commands,
+    "export",
+    "Write weights for others.",
+    "eco-fast export runs/eco --format safetensors --out eco.safetensors",
+    "eco-fast export runs/eco --format onnx",
+)
+def export(
+    checkpoint: Annotated[Path, paths("RUN", "Run, checkpoint or weights file.")],
+    kind: Annotated[
+        str,
+        choice(
+            "--format",
+            "FORMAT",
+            one_of("safetensors", "basicsr", "onnx"),
+            "safetensors, basicsr (a .pth file) or onnx.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, path("--out", "FILE", "By default NETWORK-xSCALE with the ending of the format, here.")
+    ] = None,
+    raw: Raw = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+) -> None:
+    """Write the weights of a run in a format that other programs read."""
+    from eco_fast.commands.export import export as run
+
+    run(checkpoint, kind, out, raw=raw, force=force)

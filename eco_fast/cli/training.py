@@ -1,0 +1,145 @@
+"""Commands that train and look at training: `demo`, `train` and `compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eco_fast.cli.options import choice, command, group, modes, one_of, path, paths, recipes, scale
+
+commands = group()
+
+
+@command(commands, "demo", "Train and compare three networks on photographs.", "eco-fast demo --out runs/demo")
+def demo(
+    out: Annotated[Path, path("--out", "DIR", "Folder of its runs and pictures.")] = Path("runs/demo"),
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", help="Updates of each network; by default 1500.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo.")] = False,
+) -> None:
+    """Train a teacher, a vanilla and an ECO student on photographs that come with scikit-image, and compare them."""
+    from eco_fast.commands.demo import run_demo as run
+
+    run(out, steps=steps, force=force)
+
+
+@command(
+    commands,
+    "train",
+    "Train a network.",
+    "eco-fast train edsr-tiny --mode vanilla --train photos --valid held-out --out runs/teacher",
+    "eco-fast train edsr-tiny --teacher runs/teacher --train photos --valid held-out --out runs/eco",
+    "eco-fast train eco-edsr --scale 4 --train DIV2K --teacher runs/teacher --set optim.lr=5e-5 --dry-run",
+    "eco-fast train runs/eco/config.toml --resume",
+)
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", help="Name of a built-in recipe, or a TOML file.", autocompletion=recipes),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set any key of the recipe, such as optim.lr=5e-4; repeatable."
+        ),
+    ] = None,
+    train_dirs: Annotated[
+        list[Path] | None,
+        path(
+            "--train", "DIR", "Folder of HR training images, text file of their paths, or prepared store; repeatable."
+        ),
+    ] = None,
+    train_lr: Annotated[
+        Path | None, path("--train-lr", "DIR", "Folder of LR training images; by default the bicubic of HR.")
+    ] = None,
+    valid: Annotated[Path | None, path("--valid", "DIR", "Folder of HR validation images.")] = None,
+    teacher: Annotated[
+        Path | None,
+        path("--teacher", "FILE", "Run, checkpoint or weights file of the teacher; every mode but vanilla needs one."),
+    ] = None,
+    scale: Annotated[int | None, scale("Enlargement; by default the recipe's.")] = None,
+    mode: Annotated[
+        str | None,
+        choice(
+            "--mode",
+            "MODE",
+            modes,
+            "What the student learns: vanilla, kd, eco-centroid, eco or alpha-sample; by default the recipe's.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", help="Updates of the weights; by default the recipe's.")
+    ] = None,
+    out: Annotated[
+        Path | None, path("--out", "DIR", "Folder of the run; by default the recipe's, else runs/run.")
+    ] = None,
+    init: Annotated[
+        Path | None,
+        path(
+            "--init",
+            "FILE",
+            "Run, checkpoint or weights file to start from, of this scale or another; the schedule starts again.",
+        ),
+    ] = None,
+    lanes: Annotated[
+        str | None,
+        choice(
+            "--lanes",
+            "on|off",
+            one_of("on", "off"),
+            "Make batches one step ahead (on) or when they are needed (off); by default the recipe's: on.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse images that would be converted or left out.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings, the memory and the time of a step; write nothing.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder of the run.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in the same folder.")] = False,
+) -> None:
+    """Train a network as a recipe says, with settings of your own on top."""
+    from eco_fast.config import load_config
+
+    flags = {
+        "data.train": [str(path) for path in train_dirs] if train_dirs else None,
+        "data.train_lr": train_lr,
+        "data.valid": valid,
+        "teacher.file": teacher,
+        "scale": scale,
+        "mode": mode,
+        "run.steps": steps,
+        "run.out": out,
+        "student.init": init,
+        "run.lanes": None if lanes is None else {"on": True, "off": False}.get(lanes, lanes),
+        "data.strict": True if strict else None,
+    }
+    config = load_config(recipe, settings or (), flags)
+    if dry_run:
+        from eco_fast.commands.dry_run import describe_run
+
+        describe_run(config)
+    else:
+        from eco_fast.train.start import train as run
+
+        run(config, resume=resume, force=force)
+
+
+@command(
+    commands,
+    "compare",
+    "Plot the validation of several runs.",
+    "eco-fast compare runs/vanilla runs/eco --out compare.png",
+)
+def compare(
+    runs: Annotated[list[Path], paths("RUN", "Folders of runs.")],
+    out: Annotated[Path, path("--out", "PNG", "Picture of the curves.")] = Path("compare.png"),
+) -> None:
+    """Compare the validation of runs: a table, and curves of PSNR-Y over steps and over time."""
+    from eco_fast.commands.compare import compare_runs as run
+
+    run(runs, out)
