@@ -73,7 +73,7 @@ class SkipRule:
 class CollapseGuard:
     """Stops a run early whose student answers every patch with one colour.
 
-    It then follows a teacher that does so, or its units have died of too high a learning rate; neither gets well by itself.
+    It then follows a teacher that does so, or its units have died of too high a learning rate; neither gets better.
     """
 
     _LEAST, _IN_A_ROW, _SAMPLES = 0.02, 2, 2
