@@ -13,12 +13,12 @@ from eco_fast.proof.kernels import kernels_must_run
 from eco_fast.proof.machine import seconds_of
 from eco_fast.proof.outcome import Evidence
 from eco_fast.proof.stage import Stage
-from eco_kernels import bicubic_downsample, downsample_mix, eco_l1_with_grad, gather_mix, gather_patches
+from eco_kernels import bicubic_downsample, downsample_mix, eco_loss_with_grad, gather_mix, gather_patches
 
 SCALE, PATCH = 4, 192  # of HR
 SIDES = 480, 324  # of the HR images in the store
 CALLS = 20  # in a graph
-GOALS = {"gather_patches": 50, "eco_l1_with_grad bf16": 85, "eco_l1_with_grad fp32": 85}  # % of a copy, batch 1024
+GOALS = {"gather_patches": 50, "eco_loss_with_grad bf16": 85, "eco_loss_with_grad fp32": 85}  # % of a copy, batch 1024
 
 
 class Case(NamedTuple):
@@ -78,8 +78,10 @@ def cases(batch: int, device: torch.device) -> Iterator[Case]:
     yield Case("gather_mix", 6 * values // SCALE**2, lambda: gather_mix(lr, mu_lr, *lr_place, alpha))
     yield Case("bicubic_downsample", values + values // SCALE**2, lambda: bicubic_downsample(y, SCALE))
     yield Case("downsample_mix", values + 5 * values // SCALE**2, lambda: downsample_mix(y, small, alpha, SCALE))
-    yield Case("eco_l1_with_grad bf16", 6 * values, lambda: eco_l1_with_grad(low, x, y, alpha, scale_factor=255.0))
-    yield Case("eco_l1_with_grad fp32", 10 * values, lambda: eco_l1_with_grad(full, x, y, alpha, scale_factor=255.0))
+    yield Case("eco_loss_with_grad bf16", 6 * values, lambda: eco_loss_with_grad(low, x, y, alpha, scale_factor=255.0))
+    yield Case(
+        "eco_loss_with_grad fp32", 10 * values, lambda: eco_loss_with_grad(full, x, y, alpha, scale_factor=255.0)
+    )
 
 
 def _copy_gb_per_s(device: torch.device, size: int) -> float:

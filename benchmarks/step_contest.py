@@ -17,7 +17,7 @@ from eco_fast.proof.outcome import Evidence
 from eco_fast.proof.stage import Stage
 from eco_fast.train.lane import streams_of
 from eco_fast.train.machine import missing_tool
-from eco_kernels.dispatch import implementation
+from eco_kernels.dispatch import runs_kernels
 
 ECO = {"mode": "eco", "alpha__schedule": "constant", "alpha__value": 0.5, "teacher__file": "given"}
 BARE = "bare, compiled"
@@ -65,7 +65,7 @@ def switches(device: str) -> dict[str, dict[str, object]]:
         }
     }
     added: dict[str, dict[str, object]] = {}
-    if device == "cuda" and implementation(torch.device(device)).__name__ == "eco_kernels.gpu":
+    if device == "cuda" and runs_kernels(torch.device(device)):
         added["+ Triton kernels"] = {"kernels": "auto"}
     if device == "cuda":
         added["+ TF32"] = {"run__precision": "tf32"}

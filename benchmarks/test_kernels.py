@@ -16,9 +16,9 @@ from contest import Contest
 from timing import size_of
 from torch import Tensor
 
-from eco_kernels import bicubic_downsample, downsample_mix, eco_l1, eco_l1_with_grad, gather_mix, gather_patches
+from eco_kernels import bicubic_downsample, downsample_mix, eco_loss, eco_loss_with_grad, gather_mix, gather_patches
 from eco_kernels.bicubic import REACH
-from eco_kernels.dispatch import implementation
+from eco_kernels.dispatch import runs_kernels
 
 Contestants = dict[str, Callable[[], Tensor]]
 """By name; `product` is what the others are compared with."""
@@ -41,7 +41,7 @@ QUICK = Problem(2, 24, (3, 48, 60), (48, 60))
 def kernels_and_full_precision(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU the kernels or nothing, and no TF32 in the convolutions that they are compared with."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    if device.type == "cuda" and implementation(torch.device("cuda")).__name__ != "eco_kernels.gpu":
+    if device.type == "cuda" and not runs_kernels(torch.device("cuda")):
         pytest.skip("plain PyTorch computes on this GPU")
 
 
@@ -209,10 +209,10 @@ def test_downsample_mix(contest: Contest, problem: Problem, device: torch.device
     contest(f"x{scale} cut" if cut else f"x{scale}", size_of(centroid, lr, result), device, contestants)
 
 
-@pytest.mark.benchmark(group="eco_l1_with_grad")
+@pytest.mark.benchmark(group="eco_loss_with_grad")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
-def test_eco_l1(contest: Contest, problem: Problem, device: torch.device, dtype: torch.dtype) -> None:
-    """Loss and gradient; `eco_l1` is the same as an autograd operation, with its backward pass."""
+def test_eco_loss(contest: Contest, problem: Problem, device: torch.device, dtype: torch.dtype) -> None:
+    """Loss and gradient; `eco_loss` is the same as an autograd operation, with its backward pass."""
     hr, centroid = (images(problem.batch, problem.patch, problem.patch, device, seed) for seed in (0, 1))
     noise = 0.1 * torch.rand(hr.shape, generator=torch.Generator().manual_seed(2)).to(device)
     output = (hr / 255 + noise).to(dtype, memory_format=torch.channels_last)
@@ -223,8 +223,8 @@ def test_eco_l1(contest: Contest, problem: Problem, device: torch.device, dtype:
         return loss.detach(), torch.autograd.grad(loss, sr)[0]
 
     contestants: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
-        "product": lambda: eco_l1_with_grad(output, hr, centroid, alpha, scale_factor=255),
-        "eco_l1": lambda: backward(eco_l1(sr, hr, centroid, alpha, scale_factor=255)),
+        "product": lambda: eco_loss_with_grad(output, hr, centroid, alpha, scale_factor=255),
+        "eco_loss": lambda: backward(eco_loss(sr, hr, centroid, alpha, scale_factor=255)),
         "eager": lambda: backward(chains.loss_chain(sr, hr, centroid, alpha)),
     }
     compiled = contest.compiled(lambda: chains.loss_chain(sr, hr, centroid, alpha), device)

@@ -183,7 +183,7 @@ def operations_per_byte(operation: str, case: str) -> float | None:
     """
     if operation == "gather_mix":
         return _BLEND / (1 + 1 + 4)  # two 8-bit values in, an fp32 one out
-    if operation == "eco_l1_with_grad":
+    if operation == "eco_loss_with_grad":
         size = 2 if case == "bfloat16" else 4  # of the network's output, and of its gradient
         return (_BLEND + _LOSS) / (1 + 1 + 2 * size)
     found = re.search(r"\bx([234])\b", case)

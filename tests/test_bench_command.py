@@ -19,7 +19,7 @@ COLUMNS = (
     "operation,case,contestant,cache,device,threads,torch,triton,p20_us,p50_us,p80_us,bytes,gb_per_s,percent_of_copy,"
     "launches,ratio"
 )
-OPERATIONS = ["gather_patches", "gather_mix", "bicubic_downsample", "downsample_mix", "eco_l1_with_grad"]
+OPERATIONS = ["gather_patches", "gather_mix", "bicubic_downsample", "downsample_mix", "eco_loss_with_grad"]
 
 
 def _fail(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -67,7 +67,7 @@ def test_a_quick_run_prints_a_table_and_writes_rows(tmp_path: Path, capfd: pytes
     bytes_of = {(row["operation"], row["case"]): int(row["bytes"]) for row in rows}
     assert bytes_of["gather_patches", "24 px"] == 2 * 24 * 24 * 3 * 2  # two patches, read and written
     assert bytes_of["bicubic_downsample", "x2"] == 2 * 3 * (24 * 24 + 12 * 12)
-    assert bytes_of["eco_l1_with_grad", "bfloat16"] == 2 * 3 * 24 * 24 * (2 + 1 + 1 + 2) + 4
+    assert bytes_of["eco_loss_with_grad", "bfloat16"] == 2 * 3 * 24 * 24 * (2 + 1 + 1 + 2) + 4
 
 
 def test_offline_calls_the_compile_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,11 @@ def kernel(operation: str, case: str, contestant: str, ratio: float, **others: s
 
 ON_GPU = [
     kernel(operation, case, contestant, ratio, cache=cache)
-    for operation, case in (("gather_patches", "192 px"), ("bicubic_downsample", "x4"), ("eco_l1_with_grad", "float32"))
+    for operation, case in (
+        ("gather_patches", "192 px"),
+        ("bicubic_downsample", "x4"),
+        ("eco_loss_with_grad", "float32"),
+    )
     for contestant, ratio in (("product", 1.0), ("eager", 4.0))
     for cache in ("cold", "warm")
 ]
@@ -133,7 +137,7 @@ def test_points_and_roofs(drawn: Draw) -> None:
     figure = drawn(plot_roofline, ON_BOTH, peak_tflops=0.2)
     assert_readable(figure)
     memory, arithmetic, points = (list(zip(*line.get_data(), strict=True)) for line in figure.axes[0].lines)
-    x = {name: operations_per_byte(*name) for name in (("bicubic_downsample", "x4"), ("eco_l1_with_grad", "float32"))}
+    x = {name: operations_per_byte(*name) for name in (("bicubic_downsample", "x4"), ("eco_loss_with_grad", "float32"))}
     assert points == [pytest.approx((value, 10 * value)) for value in x.values()]
     assert all(y == pytest.approx(20 * x) for x, y in memory)
     assert memory[-1] == arithmetic[0] == pytest.approx((10, 200)) and arithmetic[1][1] == 200
@@ -191,8 +195,8 @@ def test_operations_per_byte() -> None:
     """The table against numbers of operations that are counted one by one."""
     assert operations_per_byte("gather_patches", "192 px") is None  # moves and does not compute
     assert operations_per_byte("gather_mix", "x2") == 3 / 6
-    assert operations_per_byte("eco_l1_with_grad", "bfloat16") == 9 / 6
-    assert operations_per_byte("eco_l1_with_grad", "float32") == 9 / 10
+    assert operations_per_byte("eco_loss_with_grad", "bfloat16") == 9 / 6
+    assert operations_per_byte("eco_loss_with_grad", "float32") == 9 / 10
     for scale, taps in TAPS.items():
         height, width = 4 * scale, 8 * scale
         outputs = [4 * width, 4 * 8]  # down the columns, then along the rows

@@ -26,7 +26,7 @@ from eco_fast.train.loop import Loop
 from eco_fast.train.machine import configure, resolve
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.update import make_update
-from eco_kernels import eco_l1_with_grad
+from eco_kernels import eco_loss_with_grad
 
 STEPS, EVERY = 4000, 40
 LENGTHS = (0.5, 1.0, 2.0, 4.0)  # of the optimiser's update
@@ -84,7 +84,7 @@ def _loss_and_gradient(student: nn.Module, batch: Batch, weights: Tensor) -> tup
     """In fp32; the loss is on the 0-255 scale, the gradient `(parameters,)`."""
     _set_weights(student, weights)
     sr = student(batch.x)
-    loss, grad = eco_l1_with_grad(sr.detach(), batch.hr, batch.centroid, batch.alpha, scale_factor=255.0)
+    loss, grad = eco_loss_with_grad(sr.detach(), batch.hr, batch.centroid, batch.alpha, scale_factor=255.0)
     gradients = torch.autograd.grad(sr, list(student.parameters()), grad)
     return loss.item(), torch.cat([each.reshape(-1) for each in gradients])
 

@@ -19,7 +19,7 @@ from eco_fast.data.dali import load_dali
 from eco_fast.data.memory import free_memory
 from eco_fast.errors import UserError
 from eco_fast.train.machine import device_type, has_fast_bf16, missing_tool
-from eco_kernels.dispatch import implementation
+from eco_kernels.dispatch import runs_kernels
 
 _PACKAGES = ("torch", "triton", "nvidia-dali-cuda130", "numpy", "pillow", "pydantic", "safetensors", "matplotlib")
 _EXTRAS = {  # importable name -> the extra that brings it
@@ -110,10 +110,10 @@ def _device(kind: str) -> dict[str, str]:
 
 def _kernels(device: str) -> tuple[str, str | None]:
     try:
-        module = implementation(torch.device(device)).__name__
+        kernels = runs_kernels(torch.device(device))
     except ValueError as error:
         return f"nothing: {error}", "unset ECO_KERNELS"
-    if module.endswith("gpu"):
+    if kernels:
         return "Triton kernels", None
     wanted = device == "cuda" and importlib.util.find_spec("triton") is None
     reason = "no GPU of compute capability 8.0 or more" if not wanted else "Triton is not installed"

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from eco_fast.proof.outcome import Evidence, NotRun
 from eco_fast.proof.stage import Stage
-from eco_kernels import bicubic_downsample, downsample_mix, eco_l1_with_grad, gather_mix, gather_patches, reference
-from eco_kernels.checks import CHARBONNIER_EPS
+from eco_kernels import bicubic_downsample, downsample_mix, eco_loss_with_grad, gather_mix, gather_patches, reference
+from eco_kernels.dispatch import runs_kernels
+from eco_kernels.loss import CHARBONNIER_EPS
 
 SCALES = (2, 3, 4)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -84,9 +85,7 @@ def kernels_must_run(device: torch.device) -> None:
     Raises:
         NotRun: On this device plain PyTorch computes.
     """
-    from eco_kernels.dispatch import implementation
-
-    if implementation(device).__name__ != "eco_kernels.gpu":
+    if not runs_kernels(device):
         raise NotRun(f"plain PyTorch computes on {device}: the kernels need a GPU of compute capability 8.0 or more")
 
 
@@ -245,9 +244,9 @@ def _loss(
 
     def check(device: torch.device) -> float:
         there = [None if each is None else each.to(device) for each in arguments]
-        loss, grad = eco_l1_with_grad(*there, kind=kind, scale_factor=255.0)  # type: ignore[arg-type]
-        expected, slope = reference.eco_l1_with_grad(*arguments, kind=kind, scale_factor=255.0)
-        _, unscaled = reference.eco_l1_with_grad(*arguments, kind="l2")
+        loss, grad = eco_loss_with_grad(*there, kind=kind, scale_factor=255.0)  # type: ignore[arg-type]
+        expected, slope = reference.eco_loss_with_grad(*arguments, kind=kind, scale_factor=255.0)
+        _, unscaled = reference.eco_loss_with_grad(*arguments, kind="l2")
         difference = unscaled.abs() * sr.numel() / 2
         apart = (difference > ABSOLUTE) | (kind != "l1")  # l1 jumps where they are equal
         room = 255 / sr.numel() * (_steepness(kind, 255 * difference) * _ROUNDED + 3e-7)

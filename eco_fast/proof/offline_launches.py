@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -40,7 +39,7 @@ from eco_fast.train.loop import Loop
 from eco_fast.train.machine import resolve
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.update import make_update
-from eco_kernels import bicubic_downsample, downsample_mix, eco_l1_with_grad, functional
+from eco_kernels import bicubic_downsample, dispatch, downsample_mix, eco_loss_with_grad
 
 PATCHES = (24, 48)
 """Sides in LR pixels; other multiples of 8 from 24 to 96 make the same launches, and so do all even batches."""
@@ -158,12 +157,7 @@ class _Copies(TorchFunctionMode):
 
 def _as_on_a_gpu(work: Callable[[], object]) -> None:
     """Tensors of the CPU are given to the kernels."""
-    from eco_kernels import gpu
-
-    def implementation(device: torch.device) -> ModuleType:
-        return gpu
-
-    with mock.patch.object(functional, "implementation", implementation), _Copies():
+    with mock.patch.object(dispatch, "runs_kernels", lambda device: True), _Copies():
         work()
 
 
@@ -177,7 +171,7 @@ def _losses(side: int) -> None:
         (image, image, torch.ones(())),
         (image, image, torch.ones(2)),
     ):
-        eco_l1_with_grad(sr, hr, centroid, alpha, scale_factor=255.0)
+        eco_loss_with_grad(sr, hr, centroid, alpha, scale_factor=255.0)
 
 
 def _whole_patches(scale: int, patch: int) -> None:

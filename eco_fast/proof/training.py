@@ -30,7 +30,7 @@ from eco_fast.train.machine import configure, missing_tool, resolve
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.teacher import freeze
 from eco_fast.train.update import make_update
-from eco_kernels.dispatch import implementation
+from eco_kernels.dispatch import runs_kernels
 
 STEPS = 50  # through all three phases of alpha
 SIMILAR = 1e-3  # relative L2 distance of weights that were computed by other code
@@ -94,7 +94,7 @@ class Training:
 
     def kernels(self) -> Evidence:
         """Triton kernels against plain PyTorch."""
-        if not implementation(torch.device(self.device)).__name__.endswith("gpu"):
+        if not runs_kernels(torch.device(self.device)):
             raise NotRun("plain PyTorch computes here")
         ours = self.reference()
         with _plain_pytorch():
@@ -212,12 +212,12 @@ def _repeatable(config: Config) -> Iterator[None]:
 def _plain_pytorch() -> Iterator[None]:
     before = os.environ.get("ECO_KERNELS")
     os.environ["ECO_KERNELS"] = "reference"
-    implementation.cache_clear()
+    runs_kernels.cache_clear()
     try:
         yield
     finally:
         os.environ.pop("ECO_KERNELS") if before is None else os.environ.update(ECO_KERNELS=before)
-        implementation.cache_clear()
+        runs_kernels.cache_clear()
 
 
 SWITCHES: dict[str, Callable[[Training], Evidence]] = {

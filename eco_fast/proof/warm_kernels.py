@@ -83,8 +83,9 @@ def settle_keys() -> None:
     """
     from triton import JITFunction
 
-    for file in sorted(_KERNELS.glob("triton_*.py")):
-        for value in vars(import_module(f"eco_kernels.{file.stem}")).values():
+    shared, operations = ("triton_common", "filter"), sorted(path.parent.name for path in _KERNELS.glob("*/kernel.py"))
+    for module in (*shared, *(f"{operation}.kernel" for operation in operations)):
+        for value in vars(import_module(f"eco_kernels.{module}")).values():
             if isinstance(value, JITFunction):  # under TRITON_INTERPRET=1 they are others
                 value.cache_key  # noqa: B018  # computed once
 
@@ -229,8 +230,8 @@ def _describe(architectures: list[int], kernels: int) -> Manifest:
     from triton.runtime.cache import triton_key
 
     sources = hashlib.sha256()
-    for file in sorted(_KERNELS.glob("*.py")):
-        sources.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    for file in sorted(_KERNELS.rglob("*.py")):
+        sources.update(str(file.relative_to(_KERNELS)).encode() + b"\0" + file.read_bytes() + b"\0")
     return Manifest(
         triton=triton.__version__,
         triton_key=hashlib.sha256(triton_key().encode()).hexdigest(),

@@ -12,7 +12,7 @@ from eco_fast.train.batches import Batch
 from eco_fast.train.learner import Learner
 from eco_fast.train.speed import StepTimes
 from eco_fast.train.world import World
-from eco_kernels import eco_l1_with_grad
+from eco_kernels import eco_loss_with_grad
 
 
 class Update(Protocol):
@@ -93,7 +93,7 @@ class EcoUpdate:
             with student.without_exchange(number < self._parts):
                 sr = student(part.x)
                 # The loss brings its own gradient; sr is where the network's begins.
-                loss, grad = eco_l1_with_grad(
+                loss, grad = eco_loss_with_grad(
                     sr.detach(),
                     part.hr,
                     part.centroid,

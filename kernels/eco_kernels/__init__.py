@@ -1,23 +1,27 @@
-"""Operations of ECO training on image batches: patch gathering, the exact MATLAB bicubic, the blends and the loss.
+"""Operations of ECO training on image batches. The package stands alone: PyTorch, and Triton where there is one.
 
-The package stands alone: it imports PyTorch, and Triton where there is one, and knows nothing of the trainer.
-`eco_kernels.reference` holds the slow and readable truth that the tests compare with.
+    gather          cuts oriented patches out of flat stores, and blends two stores: a step's `x`, `hr`, `centroid`
+    downsample      MATLAB's bicubic `imresize`, bit for bit: stores, and `files`
+    mix             the same on the teacher's output, blended with the real LR: a step's `x` with an online teacher
+    loss            the pixel loss against the blended target, with its gradient
+
+Each folder is one operation: `__init__` what users call (checks, operator), `cpu` plain PyTorch, `kernel` Triton,
+`reference` the slow and readable truth that tests compare with. They share `dispatch` (who computes), `checks`,
+`images`, `bicubic` (taps and borders), `filter` with `planes` (the bicubic's Triton half), `triton_common`; `offline`
+compiles every kernel for every GPU without one. Start with `gather/kernel.py`. A new operation is a new folder, a
+line here, in `reference` and in `offline`.
 """
 
-from eco_kernels.operators import (
-    bicubic_downsample,
-    downsample_mix,
-    eco_l1,
-    eco_l1_with_grad,
-    gather_mix,
-    gather_patches,
-)
+from eco_kernels.downsample import bicubic_downsample
+from eco_kernels.gather import gather_mix, gather_patches
+from eco_kernels.loss import eco_loss, eco_loss_with_grad
+from eco_kernels.mix import downsample_mix
 
 __all__ = [
     "bicubic_downsample",
     "downsample_mix",
-    "eco_l1",
-    "eco_l1_with_grad",
+    "eco_loss",
+    "eco_loss_with_grad",
     "gather_mix",
     "gather_patches",
 ]

@@ -8,10 +8,7 @@ from torch import Tensor
 from eco_kernels.bicubic import BORDERS, ROUNDINGS, SCALES
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-KINDS = ("l1", "l2", "charbonnier")
-CHARBONNIER_EPS = 1e-3
-"""Charbonnier's epsilon, on the scaled difference."""
-_INTEGERS = (torch.int64, torch.int32)
+INTEGERS = (torch.int64, torch.int32)
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -77,7 +74,7 @@ def check_indices(device: torch.device, **named: object) -> int:
     """1-D integer tensors of one length, on the CPU or on `device`; returns the length."""
     batch = -1
     for name, value in named.items():
-        tensor = check_tensor(name, value, 1, _INTEGERS)
+        tensor = check_tensor(name, value, 1, INTEGERS)
         if tensor.device.type != "cpu":
             check_device(name, tensor, device)
         if batch not in (-1, len(tensor)):
@@ -86,96 +83,14 @@ def check_indices(device: torch.device, **named: object) -> int:
     return batch
 
 
-def check_factor(name: str, value: object, device: torch.device) -> None:
-    """A number, or a 0-dim fp32 tensor on `device`."""
-    if isinstance(value, Tensor):
-        if value.dtype != torch.float32:
-            raise TypeError(f"{name} has dtype {value.dtype}; it must be torch.float32")
-        check_shape(name, value, ())
-        check_device(name, value, device)
-    elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is a {type(value).__name__}; it must be a number or a 0-dim float32 tensor")
-
-
-def check_windows(
-    lr: Tensor, top: Tensor | None, left: Tensor | None, patch: int | None, orientation: Tensor | None
-) -> None:
-    """The patches and orientations of a batch of windows `lr`.
-
-    Indices on an accelerator are not read: that would wait for it.
-    """
-    batch, _, height, width = lr.shape
-    place = {"top": top, "left": left, "patch": patch}
-    missing = [name for name, value in place.items() if value is None]
-    if missing and len(missing) < 3:
-        raise ValueError(f"{' and '.join(missing)} missing; top, left and patch come together")
-    limits: dict[str, tuple[Tensor, int]] = {}
-    if top is not None and left is not None and patch is not None:
-        _check_count("patch", patch)
-        if patch > min(height, width):
-            raise ValueError(f"patch is {patch}; the window has {height} x {width} LR pixels")
-        limits |= {"top": (top, height - patch), "left": (left, width - patch)}
-    elif orientation is not None and height != width:
-        raise ValueError(f"the window is {height} x {width}; only square ones can be oriented")
-    if orientation is not None:
-        limits["orientation"] = (orientation, 7)
-    for name, (value, highest) in limits.items():
-        check_indices(lr.device, **{name: value})
-        check_shape(name, value, (batch,))
-        if value.device.type == "cpu":
-            _check_range(name, value, highest)
-
-
-def check_store(
-    stores: dict[str, Tensor], offsets: Tensor, widths: Tensor, plan: Sequence[Tensor], patch: int, channels: int
-) -> None:
-    """Flat stores and the patches to be cut from them: `plan` is index, top, left, orientation.
-
-    The ranges are read on the CPU only, where they cost microseconds; on an accelerator that would wait for it.
-    """
-    first = next(iter(stores.values()))
-    for name, store in stores.items():
-        check_tensor(name, store, 1, (torch.uint8,))
-        check_shape(name, store, first.shape)
-        check_device(name, store, first.device)
-        if not store.is_contiguous():
-            raise ValueError(f"{name} has stride {store.stride()}; a store must be contiguous")
-    check_tensor("offsets", offsets, 1, (torch.int64,))
-    check_tensor("widths", widths, 1, _INTEGERS)
-    check_shape("widths", widths, offsets.shape)
-    check_device("offsets", offsets, first.device)
-    check_device("widths", widths, first.device)
-    _check_count("patch", patch)
-    _check_count("channels", channels)
-    index, top, left, orientation = plan
-    check_indices(first.device, index=index, top=top, left=left, orientation=orientation)
-    if all(tensor.device.type == "cpu" for tensor in (first, *plan)):
-        _check_range("index", index, len(offsets) - 1)
-        _check_range("orientation", orientation, 7)
-        _check_patches(first.numel(), offsets, widths, index, top, left, patch, channels)
-
-
-def _check_count(name: str, value: object) -> None:
+def check_count(name: str, value: object) -> None:
+    """ValueError unless `value` is a positive integer."""
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a positive integer")
 
 
-def _check_range(name: str, value: Tensor, highest: int) -> None:
+def check_range(name: str, value: Tensor, highest: int) -> None:
+    """ValueError unless all of `value` lies in 0 .. `highest`; this reads it."""
     low, high = value.min().item(), value.max().item()
     if low < 0 or high > highest:
         raise ValueError(f"{name} holds {low if low < 0 else high}; it must lie in 0 .. {highest}")
-
-
-def _check_patches(
-    elements: int, offsets: Tensor, widths: Tensor, index: Tensor, top: Tensor, left: Tensor, patch: int, channels: int
-) -> None:
-    start, width = offsets[index], widths[index]
-    limit = torch.cat((offsets, offsets.new_tensor([elements])))[index + 1]
-    last = start + ((top + patch - 1) * width + left + patch) * channels
-    bad = (top < 0) | (left < 0) | (left + patch > width) | (last > limit) | (start % channels != 0)
-    if bad.any():
-        k = int(bad.nonzero()[0])
-        raise ValueError(
-            f"sample {k}: a patch of {patch} at top {int(top[k])}, left {int(left[k])} is not inside image"
-            f" {int(index[k])} (width {int(width[k])}, elements {int(start[k])} to {int(limit[k])})"
-        )

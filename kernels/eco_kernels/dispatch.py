@@ -1,4 +1,4 @@
-"""Which implementation computes: Triton kernels on NVIDIA GPUs, plain PyTorch elsewhere.
+"""How an operation is called: as a PyTorch operator in graphs, by Triton kernels on NVIDIA GPUs, else by plain PyTorch.
 
 The environment variable ECO_KERNELS decides, read once per device:
 
@@ -8,21 +8,64 @@ The environment variable ECO_KERNELS decides, read once per device:
 """
 
 import importlib.util
+import inspect
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, wraps
+from importlib import import_module
 from types import ModuleType
+from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 
-from eco_kernels import cpu
+Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 CHOICES = ("auto", "reference", "triton")
 
 
+def operation(fake: Callable[[dict[str, Any]], Tensor]) -> Callable[[Function], Function]:
+    """Registers a public function as an operator of its name, for users who compile it into graphs of their own.
+
+    Called eagerly it goes straight to its implementation; under `torch.compile` and `torch.export` it becomes one node,
+    `torch.ops.eco_kernels.<name>`.
+
+    Args:
+        fake: An empty tensor like the result, from the arguments by their names.
+    """
+
+    def register(function: Function) -> Function:
+        operator = torch.library.custom_op(f"eco_kernels::{function.__name__}", function, mutates_args=())
+        signature = inspect.signature(function)
+
+        @operator.register_fake
+        def empty(*args: Any, **kwargs: Any) -> Tensor:
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            return fake(given.arguments)
+
+        @wraps(function)
+        def public(*args: Any, **kwargs: Any) -> Tensor:
+            return operator(*args, **kwargs) if torch.compiler.is_compiling() else function(*args, **kwargs)
+
+        return cast(Function, public)
+
+    return register
+
+
+def implementation(package: str, device: torch.device) -> ModuleType:
+    """The module of an operation that computes on `device`: `kernel` or `cpu` of its package.
+
+    Raises:
+        ValueError: As `runs_kernels`.
+    """
+    return import_module(f"{package}.{'kernel' if runs_kernels(device) else 'cpu'}")
+
+
 @cache
-def implementation(device: torch.device) -> ModuleType:
-    """The module that computes on `device`: `eco_kernels.gpu` or `eco_kernels.cpu`.
+def runs_kernels(device: torch.device) -> bool:
+    """Whether Triton kernels compute on `device`.
 
     Raises:
         ValueError: ECO_KERNELS has another value, or asks for kernels where there can be none.
@@ -31,14 +74,12 @@ def implementation(device: torch.device) -> ModuleType:
     if choice not in CHOICES:
         raise ValueError(f"ECO_KERNELS is {choice!r}; it must be one of {', '.join(CHOICES)}")
     if choice == "reference" or (choice == "auto" and not _has_kernels(device)):
-        return cpu
+        return False
     if importlib.util.find_spec("triton") is None:
         raise ValueError("ECO_KERNELS is 'triton' and Triton is not installed: pip install triton")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(f"ECO_KERNELS is 'triton' and a tensor is on {device}: that needs TRITON_INTERPRET=1")
-    from eco_kernels import gpu
-
-    return gpu
+    return True
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:

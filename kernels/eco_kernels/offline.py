@@ -15,7 +15,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from eco_kernels import triton_bicubic_downsample, triton_downsample_mix, triton_eco_l1, triton_gather
+from eco_kernels.downsample import kernel as downsample
+from eco_kernels.gather import kernel as gather
+from eco_kernels.loss import kernel as loss
+from eco_kernels.mix import kernel as mix
 from eco_kernels.triton_common import OPTIONS, Specialisation
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
@@ -52,8 +55,8 @@ class Report(NamedTuple):
 
 def specialisations() -> Iterator[Specialisation]:
     """Every production specialisation of every kernel."""
-    for module in (triton_gather, triton_bicubic_downsample, triton_downsample_mix, triton_eco_l1):
-        yield from module.specialisations()
+    for operation in (gather, downsample, mix, loss):
+        yield from operation.specialisations()
 
 
 def inspect(kernel: Specialisation, arch: int) -> Report:

@@ -15,7 +15,11 @@ from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
 from triton.backends.compiler import GPUTarget
 
-from eco_kernels import gpu
+from eco_kernels.downsample.kernel import bicubic_downsample
+from eco_kernels.gather import Places
+from eco_kernels.gather.kernel import gather_mix, gather_patches
+from eco_kernels.loss.kernel import eco_loss_with_grad
+from eco_kernels.mix.kernel import downsample_mix
 
 
 class StubDriver:
@@ -65,25 +69,26 @@ def launches(function: Callable, *args: Any, **kwargs: Any) -> list[list[str]]:
     return found
 
 
-def calls() -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Arguments of every function of `gpu`, on the CPU."""
+def calls() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """The function of every operation that launches kernels, with arguments on the CPU."""
     sr, hr = torch.zeros(2, 3, 16, 16, dtype=torch.bfloat16), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     lr, alpha = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor(0.5)
     store, zero = torch.zeros(3072, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
-    places = (zero[:1], zero[:1] + 32, zero, zero, zero, zero)
+    places = Places(zero[:1], zero[:1] + 32, zero, zero, zero, zero, 16, 3)
+    cut = (zero, zero, 4, zero)
     return {
-        "gather_patches": ((store, *places, 16), {}),
-        "gather_mix": ((store, store, *places, 16, alpha), {}),
-        "bicubic_downsample": ((sr, 2), {}),
-        "downsample_mix": ((hr, lr, alpha, 2, zero, zero, 4, zero), {}),
-        "eco_l1_with_grad": ((sr, hr, hr, alpha), {"scale_factor": 255.0}),
+        "gather_patches": (gather_patches, (store, places)),
+        "gather_mix": (gather_mix, (store, store, places, alpha, torch.float32)),
+        "bicubic_downsample": (bicubic_downsample, (sr, 2, "matlab", "symmetric")),
+        "downsample_mix": (downsample_mix, (hr, lr, alpha, 2, *cut, "matlab", "symmetric", torch.float32)),
+        "eco_loss_with_grad": (eco_loss_with_grad, (sr, hr, hr, alpha, "l1", torch.tensor(255.0), None)),
     }
 
 
 def main() -> None:
     triton.runtime.driver.set_active(StubDriver())
     torch.utils._triton.has_triton = lambda *_: True
-    found = {name: launches(getattr(gpu, name), *args, **kwargs) for name, (args, kwargs) in calls().items()}
+    found = {name: launches(function, *args) for name, (function, args) in calls().items()}
     print(json.dumps(found))
 
 

@@ -11,9 +11,9 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 import triton
 import triton.language as tl
 
+from eco_kernels.loss import KINDS
 from eco_kernels.offline import ARCHITECTURES, DEFAULTS, Report, inspect, specialisations
 from eco_kernels.triton_common import specialisation
-from eco_kernels.triton_eco_l1 import KINDS
 
 SPECIALISATIONS = {kernel.name: kernel for kernel in specialisations()}
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from eco_kernels import bicubic_downsample, cpu
-from eco_kernels.dispatch import implementation
+from eco_kernels import bicubic_downsample
+from eco_kernels.dispatch import implementation, runs_kernels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
@@ -17,16 +17,16 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for variable in ("ECO_KERNELS", "TRITON_INTERPRET"):
         monkeypatch.delenv(variable, raising=False)
-    implementation.cache_clear()
+    runs_kernels.cache_clear()
     yield
-    implementation.cache_clear()
+    runs_kernels.cache_clear()
 
 
 @pytest.mark.parametrize("choice", [None, "auto", "reference"])
 def test_the_cpu_computes_with_pytorch(choice: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if choice is not None:
         monkeypatch.setenv("ECO_KERNELS", choice)
-    assert implementation(CPU) is cpu
+    assert implementation("eco_kernels.gather", CPU).__name__ == "eco_kernels.gather.cpu"
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,9 @@ def test_gpus(choice: str, capability: tuple[int, int], kernels: bool, monkeypat
     monkeypatch.setenv("ECO_KERNELS", choice)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert implementation(CUDA).__name__ == ("eco_kernels.gpu" if kernels else "eco_kernels.cpu")
+    assert runs_kernels(CUDA) == kernels
+    expected = "eco_kernels.loss.kernel" if kernels else "eco_kernels.loss.cpu"
+    assert implementation("eco_kernels.loss", CUDA).__name__ == expected
 
 
 def test_unknown_choice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +59,7 @@ def test_kernels_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECO_KERNELS", "triton")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install triton"):
-        implementation(CPU)
+        runs_kernels(CPU)
 
 
 def test_reference_imports_no_triton() -> None:

@@ -11,11 +11,11 @@ import eco_kernels
 from eco_kernels import reference
 
 FOLDER = Path(eco_kernels.__file__).parent
-MODULES = sorted(FOLDER.glob("*.py"))
+MODULES = sorted(FOLDER.rglob("*.py"))
 ALLOWED = {"torch", "triton", "eco_kernels"}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_imports_torch_triton_and_the_standard_library_only(module: Path) -> None:
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):

@@ -47,7 +47,7 @@ CALLS: dict[str, list[tuple[tuple, dict[str, Any]]]] = {
             {"rounding": "none", "border": "replicate", "dtype": torch.bfloat16},
         ),
     ],
-    "eco_l1_with_grad": [
+    "eco_loss_with_grad": [
         ((SR, HR, HR.flip(0), ALPHA), {"kind": "charbonnier", "scale_factor": 255.0}),
         ((SR.bfloat16(), HR, None, None), {"scale_factor": torch.tensor(3.0)}),
         ((SR.contiguous(), None, HR, None), {"weights": torch.tensor([1.0, 0.5])}),
@@ -58,12 +58,10 @@ CASES = [pytest.param(name, *call, id=f"{name}-{i}") for name, calls in CALLS.it
 
 def operator_arguments(name: str, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """What the operator of a public function takes."""
-    if name != "eco_l1_with_grad":
+    if name != "eco_loss_with_grad":
         return args, kwargs
-    factor = kwargs.get("scale_factor", 1.0)
-    on_device = isinstance(factor, Tensor)
-    extra = (kwargs.get("kind", "l1"), 1.0 if on_device else factor, factor if on_device else None)
-    return (*args, *extra, kwargs.get("weights")), {}
+    factor = torch.as_tensor(kwargs.get("scale_factor", 1.0))
+    return (*args, kwargs.get("kind", "l1"), factor, kwargs.get("weights")), {}
 
 
 @pytest.mark.slow
@@ -77,8 +75,8 @@ def test_opcheck(name: str, args: tuple, kwargs: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["l1", "l2", "charbonnier"])
 def test_opcheck_with_a_gradient(kind: str) -> None:
-    arguments = (SR.clone().requires_grad_(), HR, HR.flip(0), ALPHA, kind, 255.0, None, None)
-    torch.library.opcheck(torch.ops.eco_kernels.eco_l1_with_grad.default, arguments)
+    arguments = (SR.clone().requires_grad_(), HR, HR.flip(0), ALPHA, kind, torch.tensor(255.0), None)
+    torch.library.opcheck(torch.ops.eco_kernels.eco_loss_with_grad.default, arguments)
 
 
 def nodes_and_results(function: Callable, *args: Any, **kwargs: Any) -> tuple[list[str], Any]:
@@ -114,7 +112,7 @@ def test_a_compiled_training_step_gives_eagers_gradients(kind: str) -> None:
     def loss(hr: Tensor, centroid: Tensor, alpha: Tensor) -> Tensor:
         x = eco_kernels.downsample_mix(centroid, eco_kernels.bicubic_downsample(hr, 2), alpha, 2)
         sr = torch.nn.functional.interpolate(network(x), scale_factor=2.0)
-        return eco_kernels.eco_l1(sr, hr, centroid, alpha, kind=kind, scale_factor=255.0) * 0.5
+        return eco_kernels.eco_loss(sr, hr, centroid, alpha, kind=kind, scale_factor=255.0) * 0.5
 
     def gradients(function: Callable) -> list[Tensor]:
         value = function(CENTROID, CENTROID.flip(0), ALPHA)
@@ -132,7 +130,7 @@ def test_a_compiled_training_step_gives_eagers_gradients(kind: str) -> None:
 def test_the_gradient_is_a_constant() -> None:
     """It cannot be derived again: a loss of it would have no derivative, instead of a wrong one."""
     sr = SR.clone().requires_grad_()
-    loss, grad = torch.ops.eco_kernels.eco_l1_with_grad(sr, HR, None, None, "l2", 1.0, None, None)
+    loss, grad = torch.ops.eco_kernels.eco_loss_with_grad(sr, HR, None, None, "l2", torch.tensor(1.0), None)
     assert loss.requires_grad
     assert not grad.requires_grad
     (first,) = torch.autograd.grad(loss, sr, create_graph=True)
@@ -145,6 +143,6 @@ def test_operators_check_their_arguments() -> None:
 
 
 def test_every_public_function_is_an_operator() -> None:
-    names = set(eco_kernels.__all__) - {"eco_l1"}  # the first result of eco_l1_with_grad
+    names = set(eco_kernels.__all__) - {"eco_loss"}  # the first result of eco_loss_with_grad
     assert names == CALLS.keys()
     assert all(hasattr(torch.ops.eco_kernels, name) for name in names)

@@ -52,13 +52,13 @@ def test_a_wrong_value_is_seen(monkeypatch: pytest.MonkeyPatch, operation: str, 
 
 
 def test_a_wrong_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = kernels.eco_l1_with_grad
+    right = kernels.eco_loss_with_grad
 
     def wrong(*arguments: Tensor, **options: object) -> tuple[Tensor, Tensor]:
         loss, grad = right(*arguments, **options)
         return loss, grad * 1.02
 
-    monkeypatch.setattr(kernels, "eco_l1_with_grad", wrong)
+    monkeypatch.setattr(kernels, "eco_loss_with_grad", wrong)
     assert len(kernels.parity(CPU).faults) >= 135  # every type and kind
 
 

@@ -72,8 +72,8 @@ def test_another_process_in_another_folder_hits(tmp_path: Path) -> None:
     assert unpack(archive, tmp_path / "cache", display=QUIET) == made
     assert hits_and_misses(code, tmp_path / "cache", tmp_path / "libcuda") == (made.kernels, 0)
     assert hits_and_misses(code, tmp_path / "empty", tmp_path / "libcuda2") == (0, made.kernels)
-    kernel = code / "kernels" / "eco_kernels" / "triton_eco_l1.py"
-    kernel.write_text(kernel.read_text().replace("share = 1.0", "share = 2.0"))
+    kernel = code / "kernels" / "eco_kernels" / "loss" / "kernel.py"
+    kernel.write_text(kernel.read_text().replace("sample_weight = 1.0", "sample_weight = 2.0"))
     hits, misses = hits_and_misses(code, tmp_path / "cache", tmp_path / "libcuda3")
     assert (hits, misses) == (1, 1)  # the other kernel is as it was
 

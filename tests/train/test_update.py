@@ -18,7 +18,7 @@ from eco_fast.train.batches import Batch, stored_batch
 from eco_fast.train.machine import resolve
 from eco_fast.train.optim import Ema, ema_share, learning_rate, make_optimizer
 from eco_fast.train.update import make_update
-from eco_kernels import eco_l1_with_grad
+from eco_kernels import eco_loss_with_grad
 
 PATCH, BATCH = 10, 6
 
@@ -59,7 +59,7 @@ def test_batch_and_loss_agree_with_float64(rng: np.random.Generator, scale: int,
     np.testing.assert_allclose(batch.x.numpy(), x, atol=1e-6, rtol=0)
     assert batch.x.is_contiguous(memory_format=torch.channels_last)
     sr = torch.from_numpy(rng.random(y.shape, dtype=np.float32))
-    loss, _ = eco_l1_with_grad(sr, batch.hr, batch.centroid, batch.alpha, scale_factor=255.0)
+    loss, _ = eco_loss_with_grad(sr, batch.hr, batch.centroid, batch.alpha, scale_factor=255.0)
     assert loss.item() / 255.0 == pytest.approx(np.abs(sr.double().numpy() - y).mean(), abs=1e-6)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eco_kernels import bicubic_downsample, reference
 from eco_kernels.bicubic import BORDERS, DIVISOR, SCALES, TAPS
-from eco_kernels.triton_bicubic_downsample import (
+from eco_kernels.filter import (
     image_to_8_bit,
     low_byte,
     sum_to_8_bit,

@@ -1,6 +1,6 @@
 """The student's input, `alpha lr + (1 - alpha) down(centroid)`, as two Triton kernels.
 
-The first is the vertical pass of `triton_bicubic_downsample`, for the rows of the patches only. The second filters
+The first is that of `eco_kernels.filter`, for the rows of the patches only. The second filters
 along the width, blends with `lr` and stores the result oriented: all before the store is in the image's own frame.
 
 Bytes, for B patches of P x P pixels with C channels: the part of the centroid that the filter reaches (rows of the
@@ -19,15 +19,13 @@ import triton.language as tl
 from torch import Tensor
 
 from eco_kernels.bicubic import DIVISOR, ROUNDINGS, TAPS
-from eco_kernels.triton_bicubic_downsample import (
+from eco_kernels.filter import (
     BIAS,
     COLUMNS,
     HR_VALUES,
     LAYOUTS,
     NUM_WARPS,
     ROWS,
-    check_offsets,
-    dense_lines,
     filter_columns,
     filter_constants,
     launch_vertical,
@@ -35,6 +33,7 @@ from eco_kernels.triton_bicubic_downsample import (
     sum_to_8_bit,
     vertical_specialisation,
 )
+from eco_kernels.planes import check_offsets, dense_lines
 from eco_kernels.triton_common import OPTIONS, POINTERS, Specialisation, on_device, short_name, specialisation, unit
 
 
@@ -79,6 +78,7 @@ def _horizontal_mix_kernel(
         row_tiles, column_tiles: programs along the rows and along the lines of a plane.
         PLANES, CHANNELS: planes per image and values per pixel of a plane; one of them is 1.
     """
+    # Which plane, which values of its lines, which rows; and where these lie in the window.
     plane = tl.program_id(0) // column_tiles
     image = plane // PLANES
     place = tl.program_id(0) % column_tiles * COLUMNS + tl.arange(0, COLUMNS)
@@ -91,6 +91,7 @@ def _horizontal_mix_kernel(
         window_row += tl.load(top + image).to(tl.int32)
         window_column += tl.load(left + image).to(tl.int32)
 
+    # The bicubic along the width, in [0, 1].
     pitch = row_tiles * ROWS
     total = filter_columns(
         scratch + plane.to(tl.int64) * (width * CHANNELS * pitch),
@@ -110,6 +111,7 @@ def _horizontal_mix_kernel(
     else:
         down = total * (1.0 / DIVISOR)
 
+    # Blend with the real LR.
     channel += plane % PLANES
     mask = (row[:, None] < rows) & (column[None, :] < columns)
     source = lr + image.to(tl.int64) * lr_image
@@ -121,6 +123,7 @@ def _horizontal_mix_kernel(
     # In this form, and not as a difference, alpha 0 and 1 give the end points exactly.
     mixed = tl.fma(real, weight, tl.trans(down) * (1.0 - weight))
 
+    # Orient: flips change the place, a transposition swaps the strides; then store.
     depth: tl.constexpr = PLANES * CHANNELS
     row_stride = columns * depth
     column_stride = depth
@@ -141,14 +144,13 @@ def downsample_mix(
     lr: Tensor,
     alpha: Tensor,
     scale: int,
-    top: Tensor | None = None,
-    left: Tensor | None = None,
-    patch: int | None = None,
-    orientation: Tensor | None = None,
-    *,
-    rounding: str = "matlab",
-    border: str = "symmetric",
-    dtype: torch.dtype = torch.float32,
+    top: Tensor | None,
+    left: Tensor | None,
+    patch: int | None,
+    orientation: Tensor | None,
+    rounding: str,
+    border: str,
+    dtype: torch.dtype,
 ) -> Tensor:
     """See `eco_kernels.downsample_mix`. Two launches; indices on the CPU are copied to the images' device."""
     centroid, layout = dense_lines(centroid)

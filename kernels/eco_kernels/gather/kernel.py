@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from eco_kernels.gather import Places
 from eco_kernels.triton_common import (
     BATCH,
     HR_PATCH,
@@ -117,54 +118,29 @@ def _gather_mix_kernel(
     tl.store(out + target, mixed.to(out.dtype.element_ty), mask=mask)
 
 
-def gather_patches(
-    store: Tensor,
-    offsets: Tensor,
-    widths: Tensor,
-    index: Tensor,
-    top: Tensor,
-    left: Tensor,
-    orientation: Tensor,
-    patch: int,
-    *,
-    channels: int = 3,
-) -> Tensor:
+def gather_patches(store: Tensor, places: Places) -> Tensor:
     """See `eco_kernels.gather_patches`. One launch; indices on the CPU are copied to the store's device."""
-    tables = on_device(store.device, offsets, widths, index, top, left, orientation)
-    out = torch.empty((len(index), patch, patch, channels), dtype=torch.uint8, device=store.device)
-    grid = _grid(len(index), patch, channels)
+    patch, channels = places.patch, places.channels
+    tables = on_device(store.device, *places[:6])
+    out = torch.empty((len(places.image), patch, patch, channels), dtype=torch.uint8, device=store.device)
+    grid = _grid(len(places.image), patch, channels)
     _gather_patches_kernel[grid](store, *tables, out, patch, CHANNELS=channels, num_warps=NUM_WARPS, **OPTIONS)
     return out
 
 
-def gather_mix(
-    store_a: Tensor,
-    store_b: Tensor,
-    offsets: Tensor,
-    widths: Tensor,
-    index: Tensor,
-    top: Tensor,
-    left: Tensor,
-    orientation: Tensor,
-    patch: int,
-    alpha: Tensor,
-    dtype: torch.dtype = torch.float32,
-    *,
-    channels: int = 3,
-) -> Tensor:
+def gather_mix(store_a: Tensor, store_b: Tensor, places: Places, alpha: Tensor, dtype: torch.dtype) -> Tensor:
     """See `eco_kernels.gather_mix`. One launch; indices on the CPU are copied to the stores' device."""
-    tables = on_device(store_a.device, offsets, widths, index, top, left, orientation)
-    out = torch.empty((len(index), patch, patch, channels), dtype=dtype, device=store_a.device)
-    grid = _grid(len(index), patch, channels)
-    alpha_stride = alpha.stride(0) if alpha.ndim else 0
-    _gather_mix_kernel[grid](
+    patch, channels = places.patch, places.channels
+    tables = on_device(store_a.device, *places[:6])
+    out = torch.empty((len(places.image), patch, patch, channels), dtype=dtype, device=store_a.device)
+    _gather_mix_kernel[_grid(len(places.image), patch, channels)](
         store_a,
         store_b,
         *tables,
         alpha,
         out,
         patch,
-        alpha_stride,
+        alpha.stride(0) if alpha.ndim else 0,
         CHANNELS=channels,
         num_warps=NUM_WARPS,
         **OPTIONS,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eco_kernels import eco_l1, eco_l1_with_grad, reference
-from eco_kernels.triton_eco_l1 import KINDS
+from eco_kernels import eco_loss, eco_loss_with_grad, reference
+from eco_kernels.loss import KINDS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("nchw", "channels_last")
@@ -37,8 +37,8 @@ def test_loss_and_gradient(kind, dtype, targets, layouts, shape, per_sample, fen
     alpha = torch.rand(shape[0], generator=torch.Generator().manual_seed(4)) if per_sample else torch.tensor(0.3)
     weights = torch.arange(1.0, shape[0] + 1) / 3 if per_sample else None
     scale = torch.tensor(255.0) if per_sample else 255.0
-    loss, grad = eco_l1_with_grad(sr, hr, centroid, alpha, kind=kind, scale_factor=scale, weights=weights)
-    expected, slope = reference.eco_l1_with_grad(
+    loss, grad = eco_loss_with_grad(sr, hr, centroid, alpha, kind=kind, scale_factor=scale, weights=weights)
+    expected, slope = reference.eco_loss_with_grad(
         sr, hr, centroid, alpha, kind=kind, scale_factor=scale, weights=weights
     )
     assert loss.dtype == torch.float32
@@ -50,7 +50,7 @@ def test_loss_and_gradient(kind, dtype, targets, layouts, shape, per_sample, fen
     steepness = {"l1": 0, "l2": 2, "charbonnier": 1 / 1e-3}[kind]
     room = steepness * difference_error * 255 * weight / sr.numel()
     bound = slope.abs() * (torch.finfo(dtype).eps / 2 + 3e-7) + room
-    _, twice = reference.eco_l1_with_grad(sr, hr, centroid, alpha, kind="l2")
+    _, twice = reference.eco_loss_with_grad(sr, hr, centroid, alpha, kind="l2")
     apart = (twice.abs() * sr.numel() / 2 > 2e-7) | (kind != "l1")
     assert ((grad.double() - slope).abs() <= bound)[apart].all()
     assert apart.double().mean() > 0.99
@@ -61,9 +61,9 @@ def test_l1_gradients_have_one_magnitude_rounded_once_and_none_at_ties(dtype: to
     hr = images((2, 3, 16, 16), torch.uint8, "channels_last", seed=0)
     sr = (hr.float() / 255).to(dtype)
     sr[0] += 0.25
-    _, grad = eco_l1_with_grad(sr, sr.clone(), None, None, scale_factor=255.0)
+    _, grad = eco_loss_with_grad(sr, sr.clone(), None, None, scale_factor=255.0)
     assert (grad == 0).all()
-    _, grad = eco_l1_with_grad(sr, torch.zeros_like(hr), None, None, scale_factor=255.0)
+    _, grad = eco_loss_with_grad(sr, torch.zeros_like(hr), None, None, scale_factor=255.0)
     step = (torch.tensor(255.0) / sr.numel()).to(dtype)
     assert set(grad.unique().tolist()) == {0.0, step.item()}
     assert step.item() > torch.finfo(dtype).smallest_normal
@@ -71,7 +71,7 @@ def test_l1_gradients_have_one_magnitude_rounded_once_and_none_at_ties(dtype: to
 
 def test_the_fp16_gradient_of_a_usual_batch_is_not_subnormal() -> None:
     sr = torch.ones((16, 3, 192, 192), dtype=torch.float16)
-    _, grad = eco_l1_with_grad(sr, torch.zeros((16, 3, 192, 192), dtype=torch.uint8), None, None, scale_factor=255.0)
+    _, grad = eco_loss_with_grad(sr, torch.zeros((16, 3, 192, 192), dtype=torch.uint8), None, None, scale_factor=255.0)
     assert (grad == (torch.tensor(255.0) / sr.numel()).half()).all()
     assert grad[0, 0, 0, 0].item() > torch.finfo(torch.float16).smallest_normal
 
@@ -80,17 +80,17 @@ def test_the_fp16_gradient_of_a_usual_batch_is_not_subnormal() -> None:
 def test_end_points_equal_the_lone_target(alpha: float) -> None:
     sr = images((2, 3, 10, 10), torch.float32, "channels_last", seed=0)
     hr, centroid = (images((2, 3, 10, 10), torch.uint8, "channels_last", seed=s) for s in (1, 2))
-    both = eco_l1_with_grad(sr, hr, centroid, torch.tensor(alpha))
-    lone = eco_l1_with_grad(sr, hr if alpha else None, None if alpha else centroid, None)
+    both = eco_loss_with_grad(sr, hr, centroid, torch.tensor(alpha))
+    lone = eco_loss_with_grad(sr, hr if alpha else None, None if alpha else centroid, None)
     assert torch.equal(both[0], lone[0]) and torch.equal(both[1], lone[1])
 
 
 def test_hundred_repeats_give_the_same_bits() -> None:
     sr = images((3, 3, 20, 20), torch.bfloat16, "channels_last", seed=0)
     hr, centroid = (images((3, 3, 20, 20), torch.uint8, "channels_last", seed=s) for s in (1, 2))
-    first = eco_l1_with_grad(sr, hr, centroid, torch.tensor(0.4), scale_factor=255.0)
+    first = eco_loss_with_grad(sr, hr, centroid, torch.tensor(0.4), scale_factor=255.0)
     for _ in range(100):
-        loss, grad = eco_l1_with_grad(sr, hr, centroid, torch.tensor(0.4), scale_factor=255.0)
+        loss, grad = eco_loss_with_grad(sr, hr, centroid, torch.tensor(0.4), scale_factor=255.0)
         assert torch.equal(loss, first[0]) and torch.equal(grad, first[1])
 
 
@@ -102,8 +102,8 @@ def test_autograd_with_an_upstream_gradient_against_float64(kind: str) -> None:
     alpha, weights = torch.tensor([0.0, 0.4, 1.0]), torch.tensor([1.0, 0.5, 2.0])
     options = {"kind": kind, "weights": weights, "scale_factor": 3.0}
     ours, truth = sr.clone().requires_grad_(), sr.double().requires_grad_()
-    (eco_l1(ours * 1, hr, centroid, alpha, **options) * -2.5).backward()
-    (reference.eco_l1(truth, hr, centroid, alpha, **options) * -2.5).backward()
+    (eco_loss(ours * 1, hr, centroid, alpha, **options) * -2.5).backward()
+    (reference.eco_loss(truth, hr, centroid, alpha, **options) * -2.5).backward()
     torch.testing.assert_close(ours.grad.double(), truth.grad, rtol=1e-6, atol=2.5e-4 / sr.numel())
 
 
@@ -112,19 +112,19 @@ def test_alpha_and_weights_that_are_not_dense() -> None:
     hr, centroid = (images((3, 3, 9, 7), torch.uint8, "channels_last", seed=s) for s in (1, 2))
     alpha, weights = torch.tensor([0.0, 0.4, 1.0]), torch.tensor([1.0, 0.5, 2.0])
     apart = [torch.stack((t, t + 1), 1)[:, 0] for t in (alpha, weights)]
-    dense = eco_l1_with_grad(sr, hr, centroid, alpha, weights=weights)
-    spread = eco_l1_with_grad(sr, hr, centroid, apart[0], weights=apart[1])
+    dense = eco_loss_with_grad(sr, hr, centroid, alpha, weights=weights)
+    spread = eco_loss_with_grad(sr, hr, centroid, apart[0], weights=apart[1])
     assert all(torch.equal(a, b) for a, b in zip(dense, spread, strict=True))
 
 
 def test_a_sample_too_large_is_refused() -> None:
     sr = torch.zeros(()).expand(1, 3, 30_000, 30_000)
     with pytest.raises(ValueError, match=r"\(3, 30000, 30000\)"):
-        eco_l1_with_grad(sr, sr, None, None)
+        eco_loss_with_grad(sr, sr, None, None)
 
 
 def test_nan_is_passed_on() -> None:
     sr = images((1, 3, 8, 8), torch.float32, "nchw", seed=0)
     sr[0, 0, 0, 0] = torch.nan
-    loss, _ = eco_l1_with_grad(sr, images((1, 3, 8, 8), torch.uint8, "nchw", seed=1), None, None, scale_factor=255.0)
+    loss, _ = eco_loss_with_grad(sr, images((1, 3, 8, 8), torch.uint8, "nchw", seed=1), None, None, scale_factor=255.0)
     assert loss.isnan()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eco_kernels import eco_l1, eco_l1_with_grad, reference
+from eco_kernels import eco_loss, eco_loss_with_grad, reference
 
 KINDS = ("l1", "l2", "charbonnier")
 
@@ -24,7 +24,7 @@ def batch(dtype: torch.dtype = torch.float32, size: int = 12, samples: int = 4) 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 0.5, 1.0])
 def test_l1_against_numpy(alpha: float) -> None:
     sr, hr, centroid = batch()
-    loss, grad = eco_l1_with_grad(sr, hr, centroid, torch.tensor(alpha), scale_factor=255.0)
+    loss, grad = eco_loss_with_grad(sr, hr, centroid, torch.tensor(alpha), scale_factor=255.0)
     target = (alpha * hr.numpy().astype(np.float64) + (1 - alpha) * centroid.numpy()) / 255
     difference = 255 * (sr.numpy().astype(np.float64) - target)
     np.testing.assert_allclose(loss.item(), np.abs(difference).mean(), rtol=1e-6)
@@ -43,8 +43,8 @@ def test_against_reference(kind: str, dtype: torch.dtype) -> None:
     grad_rounding = torch.finfo(dtype).eps
     for target, alpha, weight, factor in itertools.product(targets, alphas, weights, factors):
         options = {"kind": kind, "scale_factor": factor, "weights": weight}
-        loss, grad = eco_l1_with_grad(sr, *target, alpha, **options)
-        expected_loss, expected_grad = reference.eco_l1_with_grad(sr, *target, alpha, **options)
+        loss, grad = eco_loss_with_grad(sr, *target, alpha, **options)
+        expected_loss, expected_grad = reference.eco_loss_with_grad(sr, *target, alpha, **options)
         assert loss.dtype == torch.float32
         assert loss.ndim == 0
         assert grad.dtype == dtype
@@ -62,17 +62,17 @@ def test_hand_gradient_is_autograds(kind: str) -> None:
     sr = sr.double().requires_grad_()
     options = {"kind": kind, "scale_factor": 3.0, "weights": torch.tensor([1.0, 0.0, 2.0, 0.5])}
     alpha = torch.tensor([0.0, 0.3, 0.6, 1.0])
-    reference.eco_l1(sr, hr, centroid, alpha, **options).backward()
-    torch.testing.assert_close(sr.grad, reference.eco_l1_with_grad(sr, hr, centroid, alpha, **options)[1])
+    reference.eco_loss(sr, hr, centroid, alpha, **options).backward()
+    torch.testing.assert_close(sr.grad, reference.eco_loss_with_grad(sr, hr, centroid, alpha, **options)[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_autograd_with_an_upstream_gradient(kind: str) -> None:
     sr, hr, centroid = batch()
     leaf = sr.clone().requires_grad_()
-    loss = eco_l1(leaf * 1, hr, centroid, torch.tensor(0.4), kind=kind)
+    loss = eco_loss(leaf * 1, hr, centroid, torch.tensor(0.4), kind=kind)
     (loss * -2.5).backward()
-    expected, grad = eco_l1_with_grad(sr, hr, centroid, torch.tensor(0.4), kind=kind)
+    expected, grad = eco_loss_with_grad(sr, hr, centroid, torch.tensor(0.4), kind=kind)
     assert torch.equal(loss.detach(), expected)
     torch.testing.assert_close(leaf.grad, grad * -2.5)
 
@@ -82,18 +82,18 @@ def test_only_sr_gets_a_gradient() -> None:
     hr = (hr.float() / 255).requires_grad_()
     alpha = torch.tensor(0.4, requires_grad=True)
     sr.requires_grad_()
-    eco_l1(sr, hr, centroid, alpha).backward()
+    eco_loss(sr, hr, centroid, alpha).backward()
     assert hr.grad is None
     assert alpha.grad is None
-    assert not any(result.requires_grad for result in eco_l1_with_grad(sr, hr, centroid, alpha))
-    assert not eco_l1(sr.detach(), hr.detach(), centroid, alpha.detach()).requires_grad
+    assert not any(result.requires_grad for result in eco_loss_with_grad(sr, hr, centroid, alpha))
+    assert not eco_loss(sr.detach(), hr.detach(), centroid, alpha.detach()).requires_grad
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ties_have_no_gradient(kind: str) -> None:
     _, hr, centroid = batch()
     for alpha, target in ((1.0, hr), (0.0, centroid)):
-        loss, grad = eco_l1_with_grad(target.float() / 255, hr, centroid, torch.tensor(alpha), kind=kind)
+        loss, grad = eco_loss_with_grad(target.float() / 255, hr, centroid, torch.tensor(alpha), kind=kind)
         assert not grad.any()
         assert loss.item() == pytest.approx(1e-3 if kind == "charbonnier" else 0)
 
@@ -103,15 +103,15 @@ def test_ties_have_no_gradient(kind: str) -> None:
 def test_gradient_keeps_layout(dtype: torch.dtype, layout: torch.memory_format) -> None:
     sr, hr, centroid = batch(dtype)
     sr = sr.contiguous(memory_format=layout)
-    _, grad = eco_l1_with_grad(sr, hr, centroid, torch.tensor(0.5))
+    _, grad = eco_loss_with_grad(sr, hr, centroid, torch.tensor(0.5))
     assert grad.stride() == sr.stride()
 
 
 def test_weights_pick_samples() -> None:
     """Weight 1 on some samples and 0 on others: the mean still counts every element."""
     sr, hr, _ = batch()
-    loss, grad = eco_l1_with_grad(sr, hr, None, None, weights=torch.tensor([1.0, 0.0, 0.0, 1.0]))
-    parts = [eco_l1_with_grad(sr[k : k + 1], hr[k : k + 1], None, None)[0] for k in (0, 3)]
+    loss, grad = eco_loss_with_grad(sr, hr, None, None, weights=torch.tensor([1.0, 0.0, 0.0, 1.0]))
+    parts = [eco_loss_with_grad(sr[k : k + 1], hr[k : k + 1], None, None)[0] for k in (0, 3)]
     torch.testing.assert_close(loss, (parts[0] + parts[1]) / 4)
     assert not grad[1:3].any()
 
@@ -121,7 +121,7 @@ def test_nan_reaches_the_loss(kind: str) -> None:
     """A guard sees it there; the gradient of l1 is 0 at a NaN, as PyTorch's own is, and a NaN for the other kinds."""
     sr, hr, _ = batch()
     sr[1, 0, 0, 0] = float("nan")
-    loss, grad = eco_l1_with_grad(sr, hr, None, None, kind=kind)
+    loss, grad = eco_loss_with_grad(sr, hr, None, None, kind=kind)
     assert loss.isnan()
     assert grad.isnan().sum() == (0 if kind == "l1" else 1)
 
@@ -131,12 +131,12 @@ def test_chunks_and_repeats(samples: int) -> None:
     """Batches of more than one chunk, uneven ones included: right, and the same bits every time."""
     sr, hr, centroid = batch(size=120, samples=samples)
     arguments = (sr, hr, centroid, torch.tensor(0.3))
-    loss, grad = eco_l1_with_grad(*arguments)
-    expected_loss, expected_grad = reference.eco_l1_with_grad(*arguments)
+    loss, grad = eco_loss_with_grad(*arguments)
+    expected_loss, expected_grad = reference.eco_loss_with_grad(*arguments)
     torch.testing.assert_close(loss.double(), expected_loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(grad.double(), expected_grad, rtol=1e-6, atol=0)
     for _ in range(3):
-        again = eco_l1_with_grad(*arguments)
+        again = eco_loss_with_grad(*arguments)
         assert torch.equal(again[0], loss)
         assert torch.equal(again[1], grad)
 
@@ -144,7 +144,7 @@ def test_chunks_and_repeats(samples: int) -> None:
 SR, HR, CENTROID = batch()
 
 
-@pytest.mark.parametrize("function", [eco_l1, eco_l1_with_grad])
+@pytest.mark.parametrize("function", [eco_loss, eco_loss_with_grad])
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [

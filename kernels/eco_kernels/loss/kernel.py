@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from eco_kernels.checks import CHARBONNIER_EPS
-from eco_kernels.layout import memory_format
+from eco_kernels.images import memory_format
+from eco_kernels.loss import CHARBONNIER_EPS, KINDS
 from eco_kernels.triton_common import (
     BATCH,
     HR_PATCH,
@@ -36,10 +36,8 @@ BLOCK = tl.constexpr(2048)
 """Elements per program: 16 per thread, so that one 128-bit load takes the uint8 of a thread."""
 NUM_WARPS = 4
 
-L1 = tl.constexpr(1)
-L2 = tl.constexpr(2)
-CHARBONNIER = tl.constexpr(3)
-KINDS = {"l1": L1.value, "l2": L2.value, "charbonnier": CHARBONNIER.value}
+L1 = tl.constexpr(KINDS.index("l1"))
+L2 = tl.constexpr(KINDS.index("l2"))
 
 _EPS_SQUARED = tl.constexpr(CHARBONNIER_EPS**2)
 
@@ -53,7 +51,7 @@ def image_values(image, first, order, place, mask, SAME: tl.constexpr):
 
 
 @triton.jit
-def _eco_l1_kernel(
+def _eco_loss_kernel(
     sr,
     hr,
     centroid,
@@ -67,19 +65,18 @@ def _eco_l1_kernel(
     count,
     height,
     width,
-    hr_strides_b,
-    hr_strides_c,
-    hr_strides_h,
-    hr_strides_w,
-    centroid_strides_b,
-    centroid_strides_c,
-    centroid_strides_h,
-    centroid_strides_w,
+    hr_stride_b,
+    hr_stride_c,
+    hr_stride_h,
+    hr_stride_w,
+    centroid_stride_b,
+    centroid_stride_c,
+    centroid_stride_h,
+    centroid_stride_w,
     CHANNELS: tl.constexpr,
     INTERLEAVED: tl.constexpr,
     HR_SAME: tl.constexpr,
     CENTROID_SAME: tl.constexpr,
-    SCALE_ON_DEVICE: tl.constexpr,
     KIND: tl.constexpr,
 ):
     """Loss and gradient of 2048 elements of one sample.
@@ -89,7 +86,7 @@ def _eco_l1_kernel(
         hr, centroid: uint8, fp16, bf16 or fp32 of the same size, any strides; one of them may be None.
         alpha: fp32, sample i's weight of `hr` lies at `i * alpha_stride`; None where hr or centroid is.
         weights: fp32 (B,), factor of each sample's loss; None means 1.
-        scale: factor of the difference: fp32 0-dim on the device where SCALE_ON_DEVICE, else a number.
+        scale: fp32 0-dim, factor of the difference.
         grad: like sr.
         partials: fp32 (B, programs per sample), sums of the loss divided by `count`.
         elements: elements of a sample.
@@ -97,8 +94,9 @@ def _eco_l1_kernel(
         height, width: size of the images.
         CHANNELS: channels of the images.
         HR_SAME, CENTROID_SAME: whether the image lies in memory like `sr`.
-        KIND: L1, L2 or CHARBONNIER.
+        KIND: the loss's place in `KINDS`.
     """
+    # Where the elements lie: in the order of `sr`, and as a place in the images, whose layout may be another.
     sample = tl.program_id(1)
     first = sample.to(tl.int64) * elements
     order = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -108,14 +106,15 @@ def _eco_l1_kernel(
     else:
         channel, row, column = order // (height * width), order // width % height, order % width
 
+    # The blended target, `weight hr + (1 - weight) centroid`, in [0, 1].
     value = tl.load(sr + first + order, mask=mask, other=0).to(tl.float32)
     if hr is not None:
-        start = first if HR_SAME else sample.to(tl.int64) * hr_strides_b
-        place = channel * hr_strides_c + row * hr_strides_h + column * hr_strides_w
+        start = first if HR_SAME else sample.to(tl.int64) * hr_stride_b
+        place = channel * hr_stride_c + row * hr_stride_h + column * hr_stride_w
         target = image_values(hr, start, order, place, mask, HR_SAME)
     if centroid is not None:
-        start = first if CENTROID_SAME else sample.to(tl.int64) * centroid_strides_b
-        place = channel * centroid_strides_c + row * centroid_strides_h + column * centroid_strides_w
+        start = first if CENTROID_SAME else sample.to(tl.int64) * centroid_stride_b
+        place = channel * centroid_stride_c + row * centroid_stride_h + column * centroid_stride_w
         mu = image_values(centroid, start, order, place, mask, CENTROID_SAME)
         if hr is not None:
             weight = tl.load(alpha + sample * alpha_stride)
@@ -124,7 +123,8 @@ def _eco_l1_kernel(
         else:
             target = mu
 
-    factor = tl.load(scale) if SCALE_ON_DEVICE else scale
+    # Loss and slope of the scaled difference.
+    factor = tl.load(scale)
     difference = (value - target) * factor
     if KIND == L1:
         loss = tl.abs(difference)
@@ -135,27 +135,27 @@ def _eco_l1_kernel(
     else:
         loss = tl.sqrt_rn(difference * difference + _EPS_SQUARED)
         slope = tl.div_rn(difference, loss)
-    step = tl.div_rn(factor, count)
-    share = 1.0
+    # The mean's share of both: the gradient to memory, the loss as one partial sum of the program.
+    magnitude = tl.div_rn(factor, count)
+    sample_weight = 1.0
     if weights is not None:
-        share = tl.load(weights + sample)
-    # A weighted step is one product for the whole sample: with l1 every gradient has that magnitude, rounded once.
-    tl.store(grad + first + order, (slope * (step * share)).to(grad.dtype.element_ty), mask=mask)
-    total = tl.sum(tl.where(mask, loss, 0.0)) * share
+        sample_weight = tl.load(weights + sample)
+    # Their product is one number for the whole sample: with l1 every gradient has that magnitude, rounded once.
+    tl.store(grad + first + order, (slope * (magnitude * sample_weight)).to(grad.dtype.element_ty), mask=mask)
+    total = tl.sum(tl.where(mask, loss, 0.0)) * sample_weight
     tl.store(partials + sample * tl.num_programs(0) + tl.program_id(0), tl.div_rn(total, count))
 
 
-def eco_l1_with_grad(
+def eco_loss_with_grad(
     sr: Tensor,
     hr: Tensor | None,
     centroid: Tensor | None,
     alpha: Tensor | None,
-    *,
-    kind: str = "l1",
-    scale_factor: float | Tensor = 1.0,
-    weights: Tensor | None = None,
+    kind: str,
+    scale_factor: Tensor,
+    weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """See `eco_kernels.eco_l1_with_grad`. Two launches: the kernel, and the sum of its partial sums."""
+    """See `eco_kernels.eco_loss_with_grad`. Two launches: the kernel, and the sum of its partial sums."""
     batch, channels, height, width = sr.shape
     elements = channels * height * width
     if elements > 2**31 - BLOCK.value or any(_reach(image) >= 2**31 for image in (hr, centroid) if image is not None):
@@ -165,13 +165,13 @@ def eco_l1_with_grad(
     programs = triton.cdiv(elements, BLOCK.value)
     partials = torch.empty((batch, programs), dtype=torch.float32, device=sr.device)
     none = (0, 0, 0, 0)
-    _eco_l1_kernel[(programs, batch)](
+    _eco_loss_kernel[(programs, batch)](
         sr,
         hr,
         centroid,
         alpha if hr is not None and centroid is not None else None,
         None if weights is None else weights.contiguous(),
-        scale_factor if isinstance(scale_factor, Tensor) else float(scale_factor),
+        scale_factor,
         grad,
         partials,
         elements,
@@ -185,8 +185,7 @@ def eco_l1_with_grad(
         INTERLEAVED=memory_format(sr) == torch.channels_last,
         HR_SAME=hr is not None and hr.stride() == sr.stride(),
         CENTROID_SAME=centroid is not None and centroid.stride() == sr.stride(),
-        SCALE_ON_DEVICE=isinstance(scale_factor, Tensor),
-        KIND=KINDS[kind],
+        KIND=KINDS.index(kind),
         num_warps=NUM_WARPS,
         **OPTIONS,
     )
@@ -211,8 +210,7 @@ def specialisations() -> Iterator[Specialisation]:
             "INTERLEAVED": True,
             "HR_SAME": hr is not None,
             "CENTROID_SAME": centroid is not None,
-            "SCALE_ON_DEVICE": False,
-            "KIND": KINDS[kind],
+            "KIND": KINDS.index(kind),
         }
         types = {
             **{name: POINTERS[dtype] for name, dtype in given.items()},
@@ -220,14 +218,14 @@ def specialisations() -> Iterator[Specialisation]:
             "grad": POINTERS[sr],
             "alpha": "*fp32",
             "partials": "*fp32",
-            "scale": "fp32",
+            "scale": "*fp32",
             "count": "fp32",
         }
         element = 2 * sr.itemsize + size_of(hr) + size_of(centroid)
         yield specialisation(
-            "eco_l1_with_grad",
+            "eco_loss_with_grad",
             "-".join((kind, *map(short_name, (sr, hr, centroid)))),
-            _eco_l1_kernel,
+            _eco_loss_kernel,
             types,
             constexprs,
             num_warps=NUM_WARPS,

@@ -1,14 +1,11 @@
-"""The exact bicubic as two Triton kernels: along the height into a turned scratch image, then along the width.
+"""What both bicubic operations are made of: the pass along the height as a kernel, the sums of the one along the width.
+
+Every output is a sum over taps, `out[o] = sum_k TAPS[k] * x[SCALE * o + FIRST + k] / DIVISOR`, along one axis and then
+along the other; positions outside the image are reflected into it, and "matlab" rounds to 8 bit after each axis.
 
 Both passes read 16 bytes at a time along the axis that they do not filter, so a border costs arithmetic on one row
 number and never narrows a load. For that the scratch image lies turned: columns outside, rows inside, padded to
 multiples of 16 rows.
-
-A *plane* is what is filtered as one image: an image with its `C` channels interleaved (channels_last), or one channel
-of it with `C = 1` (NCHW). A *line* holds the `W * C` values of a plane's row.
-
-Bytes, for an input of N elements of b bytes at scale s: N b read (the rows at a tile's rim again, from the cache),
-N / s of scratch written and read (4 N / s with rounding "none"), N b / s^2 written.
 
 Rounding half up is a sum with 2^23, after which the last bits of the fp32 number are the whole number; a factor
 1 + 2^-21 moves ties, and only ties, upwards. Both factors in use are tested for every input.
@@ -17,17 +14,15 @@ Rounding half up is a sum with 2^23, after which the last bits of the fp32 numbe
 # mypy: disable-error-code="no-untyped-def"
 # The arguments of a kernel are the compiler's, which takes annotations for types of its own.
 
-from collections.abc import Iterator
-from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from eco_kernels.bicubic import DIVISOR, FIRST_TAP, ROUNDINGS, TAPS
-from eco_kernels.layout import memory_format
+from eco_kernels.bicubic import DIVISOR, FIRST_TAP, TAPS
+from eco_kernels.planes import Layout, check_offsets
 from eco_kernels.triton_common import (
     BATCH,
     HR_PATCH,
@@ -35,9 +30,7 @@ from eco_kernels.triton_common import (
     POINTERS,
     RGB,
     Specialisation,
-    short_name,
     specialisation,
-    unit,
 )
 
 ROWS = tl.constexpr(16)
@@ -145,7 +138,7 @@ def _vertical_kernel(
     SYMMETRIC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Downscale along the height.
+    """Downscale along the height: `scratch[o] = sum_k TAPS[k] * x[SCALE * o + FIRST + k]`, to 8 bit or over DIVISOR.
 
     One program makes 16 output rows of `BLOCK` values of a line; a thread makes 4 adjacent rows of its values, so that
     an input value is read and converted once for them.
@@ -163,6 +156,7 @@ def _vertical_kernel(
     """
     EXACT: tl.constexpr = scratch.dtype.element_ty == tl.uint8
     BYTES: tl.constexpr = x.dtype.element_ty == tl.uint8
+    # Which plane, which 16 of its output rows, which values of the line.
     plane = tl.program_id(0) // row_tiles
     tile = tl.program_id(0) % row_tiles
     image = plane // PLANES
@@ -175,6 +169,7 @@ def _vertical_kernel(
     group = tl.arange(0, ROWS // 4)[:, None]
     source = x + image.to(tl.int64) * image_units * UNIT + (plane % PLANES) * channel_units * UNIT + column[None, :]
     start = SCALE * (first_row + 4 * group) + FIRST
+    # Load every input row once, convert it, and add it to those of the thread's 4 outputs that it is a part of.
     zero = tl.zeros((ROWS // 4, BLOCK), tl.int32 if BYTES else tl.float32)
     totals = (zero, zero, zero, zero)
     for number in tl.static_range(3 * SCALE + len(TAPS)):
@@ -188,11 +183,13 @@ def _vertical_kernel(
             value = value.to(tl.float32)
         totals = add_row(totals, value, number, SCALE, TAPS)
 
+    # Round or scale the four sums, and join them to rows: (groups, columns, 4).
     kind: tl.constexpr = scratch.dtype.element_ty
     FACTOR: tl.constexpr = 1.0 / (DIVISOR * 255) if BYTES else 1.0 / DIVISOR
     even = tl.join(finish_rows(totals[0], kind, FACTOR, DIVISOR), finish_rows(totals[2], kind, FACTOR, DIVISOR))
     odd = tl.join(finish_rows(totals[1], kind, FACTOR, DIVISOR), finish_rows(totals[3], kind, FACTOR, DIVISOR))
     rows = tl.reshape(tl.join(even, odd), (ROWS // 4, BLOCK, 4))
+    # Turn, so that the rows of a column lie side by side, and store.
     turned = tl.reshape(tl.permute(rows, (1, 0, 2)), (BLOCK, ROWS))
     pitch = row_tiles * ROWS
     target = scratch + plane.to(tl.int64) * line * pitch + tile * ROWS
@@ -214,7 +211,7 @@ def filter_columns(
     FIRST: tl.constexpr,
     SYMMETRIC: tl.constexpr,
 ):
-    """Sums of taps times scratch values, `(columns, rows)`, int32 or fp32, for output columns in the plane's frame."""
+    """`sum_k TAPS[k] * scratch[SCALE * column + FIRST + k]`, `(columns, rows)`, int32 or fp32; columns of the plane."""
     EXACT: tl.constexpr = scratch.dtype.element_ty == tl.uint8
     total = tl.zeros((COLUMNS, ROWS), tl.int32 if EXACT else tl.float32)
     start = SCALE * column + FIRST
@@ -226,107 +223,6 @@ def filter_columns(
                 value = value.to(tl.int32)
             total = add_tap(total, value, TAPS[number])
     return total
-
-
-@triton.jit
-def _horizontal_kernel(
-    scratch,
-    out,
-    width,
-    rows,
-    row_tiles,
-    column_tiles,
-    CHANNELS: tl.constexpr,
-    SCALE: tl.constexpr,
-    TAPS: tl.constexpr,
-    FIRST: tl.constexpr,
-    DIVISOR: tl.constexpr,
-    SYMMETRIC: tl.constexpr,
-):
-    """Downscale along the width and turn back. One program makes 16 rows of 32 values of a line.
-
-    Args:
-        scratch: uint8 or fp32 (planes, width * CHANNELS, 16 * row_tiles), dense.
-        out: uint8, fp16, bf16 or fp32 (planes, rows, width / SCALE * CHANNELS), dense.
-        width: input pixels of a row.
-        rows: output rows.
-        row_tiles, column_tiles: programs along the rows and along the lines of a plane.
-    """
-    EXACT: tl.constexpr = scratch.dtype.element_ty == tl.uint8
-    plane = (tl.program_id(0) // column_tiles).to(tl.int64)
-    place = tl.program_id(0) % column_tiles * COLUMNS + tl.arange(0, COLUMNS)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    pitch = row_tiles * ROWS
-    line = width // SCALE * CHANNELS
-
-    total = filter_columns(
-        scratch + plane * (width * CHANNELS * pitch),
-        place // CHANNELS,
-        place % CHANNELS,
-        row,
-        width,
-        pitch,
-        CHANNELS,
-        SCALE,
-        TAPS,
-        FIRST,
-        SYMMETRIC,
-    )
-    if not EXACT:
-        result = total * (1.0 / DIVISOR)
-    elif out.dtype.element_ty == tl.uint8:
-        result = low_byte(sum_to_8_bit(total, DIVISOR))
-    else:
-        result = unit(sum_to_8_bit(total, DIVISOR) - BIAS)
-    target = out + plane * (rows * line) + row[:, None] * line + place[None, :]
-    tl.store(target, tl.trans(result).to(out.dtype.element_ty), mask=(row[:, None] < rows) & (place[None, :] < line))
-
-
-class Layout(NamedTuple):
-    """How the planes of an image batch lie in memory."""
-
-    planes: int
-    """Planes per image: 1 for channels_last, else the channels."""
-    channels: int
-    """Values per pixel of a plane."""
-    units: tuple[int, int, int, int]
-    """Length of a line, then strides of image, plane and row, in units of `unit` elements."""
-    unit: int
-
-    @classmethod
-    def of(cls, x: Tensor) -> "Layout | None":
-        """The layout of `(B, C, H, W)`; None unless its lines are dense, as those of both formats and cut-outs are."""
-        _, channels, _, width = x.shape
-        image, plane, row, pixel = x.stride()
-        if plane == 1 and pixel == channels:
-            strides = (width * channels, image, 0, row)
-            return cls(1, channels, *_in_units(strides))
-        if pixel == 1:
-            return cls(channels, 1, *_in_units((width, image, plane, row)))
-        return None
-
-
-def _in_units(lengths: tuple[int, int, int, int]) -> tuple[tuple[int, int, int, int], int]:
-    unit = next(unit for unit in (16, 8, 4, 2, 1) if all(length % unit == 0 for length in lengths))
-    line, image, plane, row = (length // unit for length in lengths)
-    return (line, image, plane, row), unit
-
-
-def dense_lines(x: Tensor) -> tuple[Tensor, Layout]:
-    """The images and their layout; a copy of them where the lines are not dense."""
-    layout = Layout.of(x)
-    if layout is None:
-        x = x.contiguous(memory_format=memory_format(x))
-        layout = Layout.of(x)
-    assert layout is not None
-    return x, layout
-
-
-def check_offsets(name: str, x: Tensor) -> None:
-    """Offsets inside an image are 32-bit in the kernels; those of an image in its batch are 64-bit."""
-    reach = sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
-    if reach >= 2**31:
-        raise ValueError(f"{name} has an image that spans {reach + 1} elements; the kernels take up to {2**31}")
 
 
 def filter_constants(scale: int, border: str) -> dict[str, Any]:
@@ -376,32 +272,6 @@ def launch_vertical(
     return scratch
 
 
-def bicubic_downsample(x: Tensor, scale: int, *, rounding: str = "matlab", border: str = "symmetric") -> Tensor:
-    """See `eco_kernels.bicubic_downsample`. Two launches; images with other than dense lines are copied first."""
-    x, layout = dense_lines(x)
-    batch, channels, height, width = x.shape
-    rows, columns = height // scale, width // scale
-    shape = (batch, channels, rows, columns)
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-    scratch = launch_vertical(x, layout, scale, rounding, border, None, rows)
-    row_tiles = triton.cdiv(rows, ROWS.value)
-    column_tiles = triton.cdiv(columns * layout.channels, COLUMNS.value)
-    _horizontal_kernel[(len(scratch) * column_tiles, row_tiles)](
-        scratch,
-        out,
-        width,
-        rows,
-        row_tiles,
-        column_tiles,
-        CHANNELS=layout.channels,
-        DIVISOR=DIVISOR[scale],
-        **filter_constants(scale, border),
-        num_warps=NUM_WARPS,
-        **OPTIONS,
-    )
-    return out
-
-
 LAYOUTS = {"nchw": (3, 1), "channels_last": (1, 3)}
 """Planes per image and values per pixel of an RGB batch."""
 
@@ -437,24 +307,3 @@ def vertical_specialisation(
         outputs=ROWS.value * columns / scale,
         bytes=HR_VALUES * dtype.itemsize + scratch_bytes(scale, rounding),
     )
-
-
-def specialisations() -> Iterator[Specialisation]:
-    """Both kernels for each scale, dtype, layout and rounding."""
-    operation = "bicubic_downsample"
-    for scale, dtype, layout, rounding in product(TAPS, POINTERS, LAYOUTS, ROUNDINGS):
-        if dtype == torch.uint8 and rounding == "none":
-            continue
-        planes, channels = LAYOUTS[layout]
-        name = f"x{scale}-{short_name(dtype)}-{layout}-{rounding}"
-        yield vertical_specialisation(operation, name, scale, dtype, planes, rounding, patches=False)
-        yield specialisation(
-            operation,
-            f"horizontal-{name}",
-            _horizontal_kernel,
-            {"scratch": "*u8" if rounding == "matlab" else "*fp32", "out": POINTERS[dtype]},
-            {"CHANNELS": channels, "DIVISOR": DIVISOR[scale], **filter_constants(scale, "symmetric")},
-            num_warps=NUM_WARPS,
-            outputs=ROWS.value * COLUMNS.value,
-            bytes=scratch_bytes(scale, rounding) + HR_VALUES // scale**2 * dtype.itemsize,
-        )

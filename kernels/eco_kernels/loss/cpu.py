@@ -1,0 +1,62 @@
+"""The loss in plain PyTorch, some samples at a time."""
+
+import torch
+from torch import Tensor
+
+from eco_kernels.images import memory_format, per_sample, unit_range
+from eco_kernels.loss import CHARBONNIER_EPS
+
+# Elements worked on at a time: a handful of fp32 buffers of this size stay in a core's L2 cache.
+_CHUNK = 1 << 17
+
+
+def eco_loss_with_grad(
+    sr: Tensor,
+    hr: Tensor | None,
+    centroid: Tensor | None,
+    alpha: Tensor | None,
+    kind: str,
+    scale_factor: Tensor,
+    weights: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """See `eco_kernels.eco_loss_with_grad`."""
+    grad = torch.empty_like(sr, memory_format=memory_format(sr))
+    samples = max(1, _CHUNK // sr[0].numel())
+    partials = []
+    for start in range(0, len(sr), samples):
+        part = slice(start, start + samples)
+        difference = _target_difference(sr, hr, centroid, alpha, part).mul_(scale_factor)
+        pixel_loss, slope = _pixel_loss(difference, kind)
+        if weights is None:
+            partials.append(pixel_loss.sum())
+        else:
+            partials.append(pixel_loss.sum(dim=(1, 2, 3)).mul_(weights[part]).sum())
+            slope.mul_(weights[part].view(-1, 1, 1, 1))
+        torch.mul(slope, scale_factor / sr.numel(), out=slope)
+        grad[part] = slope
+    # One partial sum per chunk, then their sum: the order is fixed, so the loss is the same in every run.
+    return torch.stack(partials).sum() / sr.numel(), grad
+
+
+def _target_difference(
+    sr: Tensor, hr: Tensor | None, centroid: Tensor | None, alpha: Tensor | None, part: slice
+) -> Tensor:
+    """`sr - (alpha hr + (1 - alpha) centroid)` in fp32 for some samples, in a tensor of its own."""
+    if hr is not None and centroid is not None and alpha is not None:
+        weight = per_sample(alpha if alpha.ndim == 0 else alpha[part])
+        target = torch.lerp(unit_range(centroid[part]), unit_range(hr[part]), weight)
+    else:
+        only = hr if hr is not None else centroid
+        assert only is not None
+        target = unit_range(only[part])
+    return sr[part].float() - target
+
+
+def _pixel_loss(difference: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """The loss of every pixel and its derivative; `difference` may be overwritten."""
+    if kind == "l1":
+        return difference.abs(), difference.sign_()
+    if kind == "l2":
+        return difference.square(), difference.mul_(2)
+    loss = difference.square().add_(CHARBONNIER_EPS**2).sqrt_()
+    return loss, difference.div_(loss)
