@@ -26,7 +26,7 @@ from eco_fast.train.machine import configure, device_type, resolve
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.teacher import freeze
 from eco_fast.train.update import make_update
-from eco_kernels.dispatch import runs_kernels
+from eco_kernels.dispatch import forget_choices
 
 STEPS = 1_000_000  # of the schedules: none ends within a benchmark
 BATCH = 16
@@ -210,7 +210,7 @@ def choose_kernels(choice: str) -> None:
     """Compute the operations by the kernels or by plain PyTorch from now on."""
     if os.environ.get("ECO_KERNELS", "auto") != choice:
         os.environ["ECO_KERNELS"] = choice
-        runs_kernels.cache_clear()
+        forget_choices()
 
 
 def recover(device: str) -> None:

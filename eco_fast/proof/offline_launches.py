@@ -157,8 +157,12 @@ class _Copies(TorchFunctionMode):
 
 def _as_on_a_gpu(work: Callable[[], object]) -> None:
     """Tensors of the CPU are given to the kernels."""
-    with mock.patch.object(dispatch, "runs_kernels", lambda device: True), _Copies():
-        work()
+    dispatch.forget_choices()
+    try:
+        with mock.patch.object(dispatch, "runs_kernels", lambda device: True), _Copies():
+            work()
+    finally:
+        dispatch.forget_choices()
 
 
 def _losses(side: int) -> None:

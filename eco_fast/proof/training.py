@@ -30,7 +30,7 @@ from eco_fast.train.machine import configure, missing_tool, resolve
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.teacher import freeze
 from eco_fast.train.update import make_update
-from eco_kernels.dispatch import runs_kernels
+from eco_kernels.dispatch import forget_choices, runs_kernels
 
 STEPS = 50  # through all three phases of alpha
 SIMILAR = 1e-3  # relative L2 distance of weights that were computed by other code
@@ -212,12 +212,12 @@ def _repeatable(config: Config) -> Iterator[None]:
 def _plain_pytorch() -> Iterator[None]:
     before = os.environ.get("ECO_KERNELS")
     os.environ["ECO_KERNELS"] = "reference"
-    runs_kernels.cache_clear()
+    forget_choices()
     try:
         yield
     finally:
         os.environ.pop("ECO_KERNELS") if before is None else os.environ.update(ECO_KERNELS=before)
-        runs_kernels.cache_clear()
+        forget_choices()
 
 
 SWITCHES: dict[str, Callable[[Training], Evidence]] = {

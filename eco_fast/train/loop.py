@@ -78,7 +78,8 @@ class Loop:
         """One step, and its line of the log if one is due: only for that does the host wait for the device."""
         done, run = step + 1, self.config.run
         logged = done % run.log_every == 0 or done == run.steps
-        self.update.times.measure(logged)
+        if logged:
+            self.update.times.measure(True)
         # The batch, made while the last step ran.
         batch = self.batches.take(step)
         if logged:

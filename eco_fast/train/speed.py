@@ -51,7 +51,8 @@ class StepTimes:
         self._spans.append((name, first, _event() if on_device else time.perf_counter()))
 
     def read(self) -> dict[str, float]:
-        """Milliseconds of each part that was measured since the last call; waits for the device."""
+        """End measuring, return the milliseconds of each part that was measured; waits for the device."""
+        self.measure(False)
         parts = dict.fromkeys(PARTS, 0.0)
         for name, first, last in self._spans:
             if isinstance(first, float):

@@ -1,6 +1,6 @@
 """How an operation is called: as a PyTorch operator in graphs, by Triton kernels on NVIDIA GPUs, else by plain PyTorch.
 
-The environment variable ECO_KERNELS decides, read once per device:
+The environment variable ECO_KERNELS decides, read once per device (see `forget_choices`):
 
 - `auto`, the default: the kernels on GPUs of compute capability 8.0 and up where Triton can be imported.
 - `reference`: plain PyTorch everywhere; no Triton is imported.
@@ -11,7 +11,6 @@ import importlib.util
 import inspect
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
 from importlib import import_module
 from types import ModuleType
@@ -54,6 +53,7 @@ def operation(fake: Callable[[dict[str, Any]], Tensor]) -> Callable[[Function], 
     return register
 
 
+@cache
 def implementation(package: str, device: torch.device) -> ModuleType:
     """The module of an operation that computes on `device`: `kernel` or `cpu` of its package.
 
@@ -82,9 +82,10 @@ def runs_kernels(device: torch.device) -> bool:
     return True
 
 
-def on(device: torch.device) -> AbstractContextManager[object]:
-    """Make `device` the current one: Triton launches there, wherever its arguments lie."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+def forget_choices() -> None:
+    """Look at ECO_KERNELS again in the next call."""
+    runs_kernels.cache_clear()
+    implementation.cache_clear()
 
 
 def _has_kernels(device: torch.device) -> bool:

@@ -30,6 +30,7 @@ from eco_kernels.triton_common import (
     POINTERS,
     RGB,
     Specialisation,
+    launches_on,
     specialisation,
 )
 
@@ -254,21 +255,22 @@ def launch_vertical(
     shape = (len(x) * layout.planes, line, row_tiles * ROWS.value)
     scratch = torch.empty(shape, dtype=torch.uint8 if rounding == "matlab" else torch.float32, device=x.device)
     columns = block(x.dtype, scale, rounding)
-    _vertical_kernel[(shape[0] * row_tiles, triton.cdiv(line, columns))](
-        x,
-        scratch,
-        top,
-        x.shape[2],
-        row_tiles,
-        *layout.units,
-        PLANES=layout.planes,
-        UNIT=layout.unit,
-        DIVISOR=DIVISOR[scale],
-        BLOCK=columns,
-        **filter_constants(scale, border),
-        num_warps=NUM_WARPS,
-        **OPTIONS,
-    )
+    with launches_on(x.device):
+        _vertical_kernel[(shape[0] * row_tiles, triton.cdiv(line, columns))](
+            x,
+            scratch,
+            top,
+            x.shape[2],
+            row_tiles,
+            *layout.units,
+            PLANES=layout.planes,
+            UNIT=layout.unit,
+            DIVISOR=DIVISOR[scale],
+            BLOCK=columns,
+            **filter_constants(scale, border),
+            num_warps=NUM_WARPS,
+            **OPTIONS,
+        )
     return scratch
 
 

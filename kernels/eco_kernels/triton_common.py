@@ -3,6 +3,7 @@
 # mypy: disable-error-code="no-untyped-def"
 # The arguments of a kernel are the compiler's, which takes annotations for types of its own.
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -87,3 +88,8 @@ def size_of(dtype: torch.dtype | None) -> int:
 def on_device(device: torch.device, *indices: Tensor) -> list[Tensor]:
     """Indices as the kernels read them: dense, those on the CPU copied to the device."""
     return [index.to(device, non_blocking=True).contiguous() for index in indices]
+
+
+def launches_on(device: torch.device) -> AbstractContextManager[object]:
+    """Make `device` the current one: Triton launches there, wherever its arguments lie."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -19,7 +19,7 @@ from eco_fast.proof.training import SIMILAR, Training, loops_on, relative_distan
 from eco_fast.train import start
 from eco_fast.train.machine import configure
 from eco_fast.train.teacher import freeze
-from eco_kernels.dispatch import runs_kernels
+from eco_kernels.dispatch import forget_choices
 from tests.train.test_switches import OPTIONS, flags
 
 pytestmark = pytest.mark.gpu
@@ -30,7 +30,7 @@ DEVICE = "cuda"
 @pytest.fixture(autouse=True)
 def kernels_are_chosen_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ECO_KERNELS", raising=False)
-    runs_kernels.cache_clear()
+    forget_choices()
 
 
 def test_kernels() -> None:

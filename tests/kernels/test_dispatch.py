@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eco_kernels import bicubic_downsample
-from eco_kernels.dispatch import implementation, runs_kernels
+from eco_kernels.dispatch import forget_choices, implementation, runs_kernels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
@@ -17,9 +17,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for variable in ("ECO_KERNELS", "TRITON_INTERPRET"):
         monkeypatch.delenv(variable, raising=False)
-    runs_kernels.cache_clear()
+    forget_choices()
     yield
-    runs_kernels.cache_clear()
+    forget_choices()
 
 
 @pytest.mark.parametrize("choice", [None, "auto", "reference"])

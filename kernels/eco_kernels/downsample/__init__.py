@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eco_kernels.checks import check_images, check_resize
-from eco_kernels.dispatch import implementation, on, operation
+from eco_kernels.dispatch import implementation, operation
 from eco_kernels.images import memory_format
 
 
@@ -43,5 +43,4 @@ def bicubic_downsample(x: Tensor, scale: int, *, rounding: str = "matlab", borde
     check_resize("x", x, scale, rounding, border)
     if x.dtype == torch.uint8 and rounding == "none":
         raise TypeError("x has dtype torch.uint8 with rounding 'none'; divide it by 255 to a float image in [0, 1]")
-    with on(x.device):
-        return implementation(__name__, x.device).bicubic_downsample(x, scale, rounding, border)
+    return implementation(__name__, x.device).bicubic_downsample(x, scale, rounding, border)

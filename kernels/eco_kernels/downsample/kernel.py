@@ -34,7 +34,7 @@ from eco_kernels.filter import (
 )
 from eco_kernels.images import memory_format
 from eco_kernels.planes import dense_lines
-from eco_kernels.triton_common import OPTIONS, POINTERS, Specialisation, short_name, specialisation, unit
+from eco_kernels.triton_common import OPTIONS, POINTERS, Specialisation, launches_on, short_name, specialisation, unit
 
 
 @triton.jit
@@ -104,19 +104,20 @@ def bicubic_downsample(x: Tensor, scale: int, rounding: str, border: str) -> Ten
     scratch = launch_vertical(x, layout, scale, rounding, border, None, rows)
     row_tiles = triton.cdiv(rows, ROWS.value)
     column_tiles = triton.cdiv(columns * layout.channels, COLUMNS.value)
-    _horizontal_kernel[(len(scratch) * column_tiles, row_tiles)](
-        scratch,
-        out,
-        width,
-        rows,
-        row_tiles,
-        column_tiles,
-        CHANNELS=layout.channels,
-        DIVISOR=DIVISOR[scale],
-        **filter_constants(scale, border),
-        num_warps=NUM_WARPS,
-        **OPTIONS,
-    )
+    with launches_on(x.device):
+        _horizontal_kernel[(len(scratch) * column_tiles, row_tiles)](
+            scratch,
+            out,
+            width,
+            rows,
+            row_tiles,
+            column_tiles,
+            CHANNELS=layout.channels,
+            DIVISOR=DIVISOR[scale],
+            **filter_constants(scale, border),
+            num_warps=NUM_WARPS,
+            **OPTIONS,
+        )
     return out
 
 

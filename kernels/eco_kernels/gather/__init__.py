@@ -17,7 +17,7 @@ from eco_kernels.checks import (
     check_shape,
     check_tensor,
 )
-from eco_kernels.dispatch import implementation, on, operation
+from eco_kernels.dispatch import implementation, operation
 
 
 class Places(NamedTuple):
@@ -81,8 +81,7 @@ def gather_patches(
     """
     places = Places(offsets, widths, index, top, left, orientation, patch, channels)
     check_store({"store": store}, places)
-    with on(store.device):
-        return implementation(__name__, store.device).gather_patches(store, places)
+    return implementation(__name__, store.device).gather_patches(store, places)
 
 
 @operation(_empty_mix)
@@ -121,8 +120,7 @@ def gather_mix(
     check_store({"store_a": store_a, "store_b": store_b}, places)
     check_per_sample("alpha", alpha, len(index), store_a.device, scalar=True)
     check_choice("dtype", dtype, FLOATS)
-    with on(store_a.device):
-        return implementation(__name__, store_a.device).gather_mix(store_a, store_b, places, alpha, dtype)
+    return implementation(__name__, store_a.device).gather_mix(store_a, store_b, places, alpha, dtype)
 
 
 def check_store(stores: dict[str, Tensor], places: Places) -> None:
@@ -146,16 +144,12 @@ def check_store(stores: dict[str, Tensor], places: Places) -> None:
     check_count("patch", patch)
     check_count("channels", channels)
     check_indices(first.device, index=index, top=top, left=left, orientation=orientation)
-    if all(tensor.device.type == "cpu" for tensor in (first, index, top, left, orientation)):
-        check_range("index", index, len(offsets) - 1)
-        check_range("orientation", orientation, 7)
-        _check_patches(first.numel(), places)
-
-
-def _check_patches(elements: int, places: Places) -> None:
-    offsets, widths, index, top, left, _, patch, channels = places
+    if {first.device.type, index.device.type, top.device.type, left.device.type, orientation.device.type} != {"cpu"}:
+        return
+    check_range("index", index, len(offsets) - 1)
+    check_range("orientation", orientation, 7)
     start, width = offsets[index], widths[index]
-    limit = torch.cat((offsets, offsets.new_tensor([elements])))[index + 1]
+    limit = torch.cat((offsets, offsets.new_tensor([first.numel()])))[index + 1]
     last = start + ((top + patch - 1) * width + left + patch) * channels
     bad = (top < 0) | (left < 0) | (left + patch > width) | (last > limit) | (start % channels != 0)
     if bad.any():

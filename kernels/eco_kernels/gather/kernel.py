@@ -22,6 +22,7 @@ from eco_kernels.triton_common import (
     POINTERS,
     RGB,
     Specialisation,
+    launches_on,
     on_device,
     short_name,
     specialisation,
@@ -124,7 +125,8 @@ def gather_patches(store: Tensor, places: Places) -> Tensor:
     tables = on_device(store.device, *places[:6])
     out = torch.empty((len(places.image), patch, patch, channels), dtype=torch.uint8, device=store.device)
     grid = _grid(len(places.image), patch, channels)
-    _gather_patches_kernel[grid](store, *tables, out, patch, CHANNELS=channels, num_warps=NUM_WARPS, **OPTIONS)
+    with launches_on(store.device):
+        _gather_patches_kernel[grid](store, *tables, out, patch, CHANNELS=channels, num_warps=NUM_WARPS, **OPTIONS)
     return out
 
 
@@ -133,18 +135,19 @@ def gather_mix(store_a: Tensor, store_b: Tensor, places: Places, alpha: Tensor, 
     patch, channels = places.patch, places.channels
     tables = on_device(store_a.device, *places[:6])
     out = torch.empty((len(places.image), patch, patch, channels), dtype=dtype, device=store_a.device)
-    _gather_mix_kernel[_grid(len(places.image), patch, channels)](
-        store_a,
-        store_b,
-        *tables,
-        alpha,
-        out,
-        patch,
-        alpha.stride(0) if alpha.ndim else 0,
-        CHANNELS=channels,
-        num_warps=NUM_WARPS,
-        **OPTIONS,
-    )
+    with launches_on(store_a.device):
+        _gather_mix_kernel[_grid(len(places.image), patch, channels)](
+            store_a,
+            store_b,
+            *tables,
+            alpha,
+            out,
+            patch,
+            alpha.stride(0) if alpha.ndim else 0,
+            CHANNELS=channels,
+            num_warps=NUM_WARPS,
+            **OPTIONS,
+        )
     return out.permute(0, 3, 1, 2)
 
 

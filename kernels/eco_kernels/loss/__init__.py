@@ -1,6 +1,6 @@
 """`eco_loss` and `eco_loss_with_grad`: the pixel loss against the blended target, and its gradient, in one pass."""
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from eco_kernels.checks import (
     check_shape,
     check_tensor,
 )
-from eco_kernels.dispatch import implementation, on
+from eco_kernels.dispatch import implementation
 from eco_kernels.images import memory_format
 
 KINDS = ("l1", "l2", "charbonnier")
@@ -94,7 +94,7 @@ def eco_loss(
     return _operator(sr, hr, centroid, alpha, kind, factor, weights)[0]
 
 
-def _as_tensor(scale_factor: object, sr: Tensor) -> Tensor:
+def _as_tensor(scale_factor: object, sr: object) -> Tensor:
     """The factor where `sr` is; of a number the same tensor in every call, so that no step waits for a copy."""
     if isinstance(scale_factor, Tensor):
         return scale_factor
@@ -102,16 +102,18 @@ def _as_tensor(scale_factor: object, sr: Tensor) -> Tensor:
         raise TypeError(
             f"scale_factor is a {type(scale_factor).__name__}; it must be a number or a 0-dim float32 tensor"
         )
-    check_tensor("sr", sr, 4, FLOATS)
-    make = _filled if torch.compiler.is_compiling() else _kept
-    return make(float(scale_factor), sr.device)
+    device = sr.device if isinstance(sr, Tensor) else torch.device("cpu")
+    if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        return torch.full((), float(scale_factor), device=device)  # belongs to the graph
+    return _kept(float(scale_factor), device)
 
 
-def _filled(value: float, device: torch.device) -> Tensor:
-    return torch.full((), value, device=device)
-
-
-_kept = cache(_filled)
+@lru_cache(maxsize=64)
+def _kept(value: float, device: torch.device) -> Tensor:
+    tensor = torch.full((), value, device=device)
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()  # once: later calls may come from another stream
+    return tensor
 
 
 @torch.no_grad()
@@ -125,9 +127,8 @@ def _compute(
     weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     _check(sr, hr, centroid, alpha, kind, scale_factor, weights)
-    with on(sr.device):
-        module = implementation(__name__, sr.device)
-        loss, grad = module.eco_loss_with_grad(sr, hr, centroid, alpha, kind, scale_factor, weights)
+    module = implementation(__name__, sr.device)
+    loss, grad = module.eco_loss_with_grad(sr, hr, centroid, alpha, kind, scale_factor, weights)
     return loss, grad
 
 

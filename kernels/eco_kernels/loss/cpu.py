@@ -25,8 +25,14 @@ def eco_loss_with_grad(
     partials = []
     for start in range(0, len(sr), samples):
         part = slice(start, start + samples)
-        difference = _target_difference(sr, hr, centroid, alpha, part).mul_(scale_factor)
-        pixel_loss, slope = _pixel_loss(difference, kind)
+        # The target of some samples, blended where it has two images.
+        real, mu = (None if image is None else unit_range(image[part]) for image in (hr, centroid))
+        target = mu if real is None else real
+        if real is not None and mu is not None and alpha is not None:
+            target = torch.lerp(mu, real, per_sample(alpha if alpha.ndim == 0 else alpha[part]))
+        assert target is not None
+        # Loss and slope of the scaled difference, and their share of the mean.
+        pixel_loss, slope = _pixel_loss((sr[part].float() - target).mul_(scale_factor), kind)
         if weights is None:
             partials.append(pixel_loss.sum())
         else:
@@ -36,20 +42,6 @@ def eco_loss_with_grad(
         grad[part] = slope
     # One partial sum per chunk, then their sum: the order is fixed, so the loss is the same in every run.
     return torch.stack(partials).sum() / sr.numel(), grad
-
-
-def _target_difference(
-    sr: Tensor, hr: Tensor | None, centroid: Tensor | None, alpha: Tensor | None, part: slice
-) -> Tensor:
-    """`sr - (alpha hr + (1 - alpha) centroid)` in fp32 for some samples, in a tensor of its own."""
-    if hr is not None and centroid is not None and alpha is not None:
-        weight = per_sample(alpha if alpha.ndim == 0 else alpha[part])
-        target = torch.lerp(unit_range(centroid[part]), unit_range(hr[part]), weight)
-    else:
-        only = hr if hr is not None else centroid
-        assert only is not None
-        target = unit_range(only[part])
-    return sr[part].float() - target
 
 
 def _pixel_loss(difference: Tensor, kind: str) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from eco_kernels.triton_common import (
     POINTERS,
     RGB,
     Specialisation,
+    launches_on,
     short_name,
     size_of,
     specialisation,
@@ -165,30 +166,31 @@ def eco_loss_with_grad(
     programs = triton.cdiv(elements, BLOCK.value)
     partials = torch.empty((batch, programs), dtype=torch.float32, device=sr.device)
     none = (0, 0, 0, 0)
-    _eco_loss_kernel[(programs, batch)](
-        sr,
-        hr,
-        centroid,
-        alpha if hr is not None and centroid is not None else None,
-        None if weights is None else weights.contiguous(),
-        scale_factor,
-        grad,
-        partials,
-        elements,
-        alpha.stride(0) if alpha is not None and alpha.ndim else 0,
-        float(batch * elements),
-        height,
-        width,
-        *(none if hr is None else hr.stride()),
-        *(none if centroid is None else centroid.stride()),
-        CHANNELS=channels,
-        INTERLEAVED=memory_format(sr) == torch.channels_last,
-        HR_SAME=hr is not None and hr.stride() == sr.stride(),
-        CENTROID_SAME=centroid is not None and centroid.stride() == sr.stride(),
-        KIND=KINDS.index(kind),
-        num_warps=NUM_WARPS,
-        **OPTIONS,
-    )
+    with launches_on(sr.device):
+        _eco_loss_kernel[(programs, batch)](
+            sr,
+            hr,
+            centroid,
+            alpha if hr is not None and centroid is not None else None,
+            None if weights is None else weights.contiguous(),
+            scale_factor,
+            grad,
+            partials,
+            elements,
+            alpha.stride(0) if alpha is not None and alpha.ndim else 0,
+            float(batch * elements),
+            height,
+            width,
+            *(none if hr is None else hr.stride()),
+            *(none if centroid is None else centroid.stride()),
+            CHANNELS=channels,
+            INTERLEAVED=memory_format(sr) == torch.channels_last,
+            HR_SAME=hr is not None and hr.stride() == sr.stride(),
+            CENTROID_SAME=centroid is not None and centroid.stride() == sr.stride(),
+            KIND=KINDS.index(kind),
+            num_warps=NUM_WARPS,
+            **OPTIONS,
+        )
     return partials.sum(), grad
 
 

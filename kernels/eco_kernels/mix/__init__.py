@@ -17,7 +17,7 @@ from eco_kernels.checks import (
     check_resize,
     check_shape,
 )
-from eco_kernels.dispatch import implementation, on, operation
+from eco_kernels.dispatch import implementation, operation
 
 
 def _empty(given: dict[str, Any]) -> Tensor:
@@ -79,10 +79,9 @@ def downsample_mix(
     check_per_sample("alpha", alpha, batch, centroid.device, scalar=True)
     check_choice("dtype", dtype, FLOATS)
     check_windows(lr, top, left, patch, orientation)
-    with on(centroid.device):
-        return implementation(__name__, centroid.device).downsample_mix(
-            centroid, lr, alpha, scale, top, left, patch, orientation, rounding, border, dtype
-        )
+    return implementation(__name__, centroid.device).downsample_mix(
+        centroid, lr, alpha, scale, top, left, patch, orientation, rounding, border, dtype
+    )
 
 
 def check_windows(

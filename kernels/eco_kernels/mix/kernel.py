@@ -34,7 +34,16 @@ from eco_kernels.filter import (
     vertical_specialisation,
 )
 from eco_kernels.planes import check_offsets, dense_lines
-from eco_kernels.triton_common import OPTIONS, POINTERS, Specialisation, on_device, short_name, specialisation, unit
+from eco_kernels.triton_common import (
+    OPTIONS,
+    POINTERS,
+    Specialisation,
+    launches_on,
+    on_device,
+    short_name,
+    specialisation,
+    unit,
+)
 
 
 @triton.jit
@@ -166,28 +175,29 @@ def downsample_mix(
     scratch = launch_vertical(centroid, layout, scale, rounding, border, top, rows)
     row_tiles = triton.cdiv(rows, ROWS.value)
     column_tiles = triton.cdiv(columns * layout.channels, COLUMNS.value)
-    _horizontal_mix_kernel[(len(scratch) * column_tiles, row_tiles)](
-        scratch,
-        lr,
-        alpha,
-        top,
-        left,
-        orientation,
-        out,
-        centroid.shape[3],
-        rows,
-        columns,
-        row_tiles,
-        column_tiles,
-        alpha.stride(0) if alpha.ndim else 0,
-        *lr.stride(),
-        PLANES=layout.planes,
-        CHANNELS=layout.channels,
-        DIVISOR=DIVISOR[scale],
-        **filter_constants(scale, border),
-        num_warps=NUM_WARPS,
-        **OPTIONS,
-    )
+    with launches_on(device):
+        _horizontal_mix_kernel[(len(scratch) * column_tiles, row_tiles)](
+            scratch,
+            lr,
+            alpha,
+            top,
+            left,
+            orientation,
+            out,
+            centroid.shape[3],
+            rows,
+            columns,
+            row_tiles,
+            column_tiles,
+            alpha.stride(0) if alpha.ndim else 0,
+            *lr.stride(),
+            PLANES=layout.planes,
+            CHANNELS=layout.channels,
+            DIVISOR=DIVISOR[scale],
+            **filter_constants(scale, border),
+            num_warps=NUM_WARPS,
+            **OPTIONS,
+        )
     return out
 
 
