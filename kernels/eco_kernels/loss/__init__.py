@@ -1,6 +1,5 @@
 """`eco_loss` and `eco_loss_with_grad`: the pixel loss against the blended target, and its gradient, in one pass."""
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -58,11 +57,10 @@ def eco_loss_with_grad(
         TypeError: a dtype differs from the above.
         ValueError: a shape, device or kind differs, or both `hr` and `centroid` are None.
     """
-    factor = _as_tensor(scale_factor, sr)
     if torch.compiler.is_compiling():
         with torch.no_grad():
-            return _operator(sr, hr, centroid, alpha, kind, factor, weights)
-    return _compute(sr, hr, centroid, alpha, kind, factor, weights)
+            return _operator(sr, hr, centroid, alpha, kind, _as_tensor(scale_factor, sr.device), weights)
+    return _compute(sr, hr, centroid, alpha, kind, scale_factor, weights)
 
 
 def eco_loss(
@@ -89,31 +87,15 @@ def eco_loss(
     Raises:
         TypeError, ValueError: as `eco_loss_with_grad`.
     """
-    factor = _as_tensor(scale_factor, sr)
-    _check(sr, hr, centroid, alpha, kind, factor, weights)  # before PyTorch looks where the arguments are
-    return _operator(sr, hr, centroid, alpha, kind, factor, weights)[0]
+    _check(sr, hr, centroid, alpha, kind, scale_factor, weights)  # before PyTorch looks where the arguments are
+    return _operator(sr, hr, centroid, alpha, kind, _as_tensor(scale_factor, sr.device), weights)[0]
 
 
-def _as_tensor(scale_factor: object, sr: object) -> Tensor:
-    """The factor where `sr` is; of a number the same tensor in every call, so that no step waits for a copy."""
+def _as_tensor(scale_factor: float | Tensor, device: torch.device) -> Tensor:
+    """The factor as an operator takes it."""
     if isinstance(scale_factor, Tensor):
         return scale_factor
-    if isinstance(scale_factor, bool) or not isinstance(scale_factor, (int, float)):
-        raise TypeError(
-            f"scale_factor is a {type(scale_factor).__name__}; it must be a number or a 0-dim float32 tensor"
-        )
-    device = sr.device if isinstance(sr, Tensor) else torch.device("cpu")
-    if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-        return torch.full((), float(scale_factor), device=device)  # belongs to the graph
-    return _kept(float(scale_factor), device)
-
-
-@lru_cache(maxsize=64)
-def _kept(value: float, device: torch.device) -> Tensor:
-    tensor = torch.full((), value, device=device)
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()  # once: later calls may come from another stream
-    return tensor
+    return torch.full((), float(scale_factor), device=device)
 
 
 @torch.no_grad()
@@ -123,7 +105,7 @@ def _compute(
     centroid: Tensor | None,
     alpha: Tensor | None,
     kind: str,
-    scale_factor: Tensor,
+    scale_factor: float | Tensor,
     weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     _check(sr, hr, centroid, alpha, kind, scale_factor, weights)
@@ -132,7 +114,17 @@ def _compute(
     return loss, grad
 
 
-_operator = torch.library.custom_op("eco_kernels::eco_loss_with_grad", _compute, mutates_args=())
+@torch.library.custom_op("eco_kernels::eco_loss_with_grad", mutates_args=())
+def _operator(
+    sr: Tensor,
+    hr: Tensor | None,
+    centroid: Tensor | None,
+    alpha: Tensor | None,
+    kind: str,
+    scale_factor: Tensor,
+    weights: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    return _compute(sr, hr, centroid, alpha, kind, scale_factor, weights)
 
 
 @_operator.register_fake
@@ -159,7 +151,7 @@ def _check(
     centroid: Tensor | None,
     alpha: Tensor | None,
     kind: str,
-    scale_factor: Tensor,
+    scale_factor: float | Tensor,
     weights: Tensor | None,
 ) -> None:
     check_tensor("sr", sr, 4, FLOATS)
@@ -173,7 +165,11 @@ def _check(
         raise ValueError("hr and centroid are both None; the loss needs a target")
     if hr is not None and centroid is not None:
         check_per_sample("alpha", alpha, len(sr), sr.device, scalar=True)
-    check_tensor("scale_factor", scale_factor, 0, (torch.float32,))
-    check_device("scale_factor", scale_factor, sr.device)
+    if isinstance(scale_factor, Tensor):
+        check_tensor("scale_factor", scale_factor, 0, (torch.float32,))
+        check_device("scale_factor", scale_factor, sr.device)
+    elif isinstance(scale_factor, bool) or not isinstance(scale_factor, (int, float)):
+        name = type(scale_factor).__name__
+        raise TypeError(f"scale_factor is a {name}; it must be a number or a 0-dim float32 tensor")
     if weights is not None:
         check_per_sample("weights", weights, len(sr), sr.device, scalar=False)

@@ -16,7 +16,7 @@ def eco_loss_with_grad(
     centroid: Tensor | None,
     alpha: Tensor | None,
     kind: str,
-    scale_factor: Tensor,
+    scale_factor: float | Tensor,
     weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """See `eco_kernels.eco_loss_with_grad`."""
