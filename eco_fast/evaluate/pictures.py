@@ -136,8 +136,8 @@ def save_curves(
         for label, (steps, psnr) in curves.items():
             axes.plot(steps, psnr, label=label, linewidth=1.8, marker="o", markersize=3 if len(steps) < 40 else 0)
         if baseline is not None:
-            name, psnr_y = baseline
-            axes.axhline(psnr_y, label=f"{name} ({psnr_y:.2f} dB)", color="0.45", linestyle="--", zorder=1)
+            name, decibels = baseline
+            axes.axhline(decibels, label=f"{name} ({decibels:.2f} dB)", color="0.45", linestyle="--", zorder=1)
         axes.set_xlabel("step")
         axes.set_ylabel("PSNR-Y (dB)")
         if title:

@@ -30,6 +30,7 @@ def test_operations_are_right_on_the_cpu() -> None:
     assert not evidence.faults
 
 
+@pytest.mark.slow
 def test_no_case_chosen_is_nothing_compared() -> None:
     assert kernels.parity(CPU, frozenset({"no such kernel"})).compared == 0
 
