@@ -1,12 +1,13 @@
 """Options and fixtures of the benchmarks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from contest import Contest
+from recorded import Recorder
 from rows import Record, Row, environment, write_figures, write_rows
 
 from eco_fast.data.dali import load_dali
@@ -46,14 +47,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest) -> Record:
-    """Keeps the figures of one case of a benchmark, prints them, and writes all at the end where that is asked for."""
-    figures = request.config.stash[_FIGURES]
+def record(request: pytest.FixtureRequest, benchmark: Any) -> Record:
+    """Keeps the durations and figures of a case, prints them, and writes all at the end where that is asked for."""
+    figures, recorder = request.config.stash[_FIGURES], Recorder(benchmark)
     name = request.path.stem.removeprefix("test_")
 
-    def keep(case: str, *packages: str, **values: object) -> None:
+    def keep(case: str, seconds: Sequence[float], /, *packages: str, **values: object) -> None:
         print(f"\n{name}, {case}: " + ", ".join(f"{key} {value}" for key, value in values.items() if value is not None))
-        figures.append({"benchmark": name, "case": case, **values, **environment(*packages)})
+        row = {"benchmark": name, "case": case, **values, **environment(*packages)}
+        figures.append(row)
+        recorder(case, seconds, row)
 
     return keep
 

@@ -1,12 +1,24 @@
-"""A contest: contestants timed in turns, their figures put into rows and into pytest-benchmark's own record."""
+"""A contest: contestants timed in turns, their figures put into rows and, with every call, into pytest-benchmark."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
 import torch
+from recorded import Recorder
 from rows import Row, version_of
-from timing import Call, Plan, Timing, clock_of, copy_gb_per_s, device_name, gb_per_s, measure, why_not_compiled
+from timing import (
+    Call,
+    Plan,
+    Timing,
+    clock_of,
+    copy_gb_per_s,
+    device_name,
+    gb_per_s,
+    measure,
+    summary,
+    why_not_compiled,
+)
 
 Result = TypeVar("Result")
 
@@ -42,6 +54,7 @@ class Contest:
 
     def __init__(self, benchmark: Any, rows: list[Row], notes: list[str], quick: bool) -> None:
         self._benchmark, self._rows, self._notes, self._quick = benchmark, rows, notes, quick
+        self._record = Recorder(benchmark)
 
     def __call__(self, case: str, bytes_moved: int, device: torch.device, contestants: Mapping[str, Call]) -> None:
         """Time the contestants.
@@ -53,15 +66,14 @@ class Contest:
             contestants: By name; one is called `product`.
         """
         track = _track(device, self._quick)
-        timings = measure(track.clock, contestants, track.plan)
+        samples = measure(track.clock, contestants, track.plan)
+        timings = {key: summary(times) for key, times in samples.items()}
         launches = {name: track.clock.launches(call) for name, call in contestants.items()}
-        rows = [
-            _row(self._benchmark.group, case, name, state, track, timings, bytes_moved, launches[name])
-            for name, state in timings
-        ]
-        self._rows += rows
-        self._benchmark.extra_info.update(_summary(rows))
-        self._benchmark.pedantic(_synchronised(contestants["product"], device), rounds=2 if self._quick else 20)
+        for (name, state), times in samples.items():
+            row = _row(self._benchmark.group, case, name, state, track, timings, bytes_moved, launches[name])
+            self._rows.append(row)
+            floor = {"floor_us": bytes_moved / track.copy_gb_per_s / 1000}  # at the bandwidth of a copy
+            self._record(f"{case}, {name}, {state}", [us / 1e6 for us in times], row._asdict() | floor)
 
     def compiled(self, call: Callable[[], Result], device: torch.device) -> dict[str, Callable[[], Result]]:
         """`call` through `torch.compile` as the contestant `compiled`, or nothing and a note that says why.
@@ -106,28 +118,3 @@ def _row(
         launches=launches,
         ratio=timing.p50 / product.p50,
     )
-
-
-def _summary(rows: list[Row]) -> dict[str, object]:
-    """Median, ratio and GB/s of every contestant, and what is common to the rows."""
-    several = len({row.cache for row in rows}) > 1
-    figures: dict[str, object] = {}
-    for row in rows:
-        name = f"{row.contestant} {row.cache}" if several else row.contestant
-        figures[f"{name} us"] = round(row.p50_us, 1)
-        figures[f"{name} ratio"] = round(row.ratio, 3)
-        figures[f"{name} GB/s"] = round(row.gb_per_s, 3)
-    common = ("case", "bytes", "device", "threads", "torch", "triton")
-    return figures | {key: getattr(rows[0], key) for key in common}
-
-
-def _synchronised(call: Call, device: torch.device) -> Call:
-    """pytest-benchmark reads the host's clock, which is right only once the device is done."""
-    if device.type != "cuda":
-        return call
-
-    def call_and_wait() -> None:
-        call()
-        torch.cuda.synchronize()
-
-    return call_and_wait

@@ -13,7 +13,7 @@ import torch
 from eco_fast.commands.doctor import processor
 
 Record = Callable[..., None]
-"""Keeps the figures of a case: (case, packages it depends on, figure=value, ...)"""
+"""Keeps a case: (case, its durations in seconds, packages it depends on, figure=value, ...)"""
 
 
 class Row(NamedTuple):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from gpu_trace import Trace, beside, busy_us, longest, record
-from steps import CASES, STEPS, Bench, Steps, choose_kernels, in_turns, recover
+from steps import CASES, STEPS, Bench, Steps, choose_kernels, in_turns, medians_ms, recover
 
 from eco_fast.proof.outcome import Evidence
 from eco_fast.proof.stage import Stage
@@ -206,7 +206,7 @@ def lanes(stage: Stage) -> Evidence:
             contestants = {"online": loop(teacher__mode="online"), "cached": loop(), "alone": bench.teacher_alone()}
             for run in contestants.values():
                 run(2 * FIRST)
-            ms = in_turns(contestants, CASES[network][2], ROUNDS, device=stage.device)
+            ms = medians_ms(in_turns(contestants, CASES[network][2], ROUNDS, device=stage.device))
             stage.say(
                 case,
                 online_ms=round(ms["online"], 4),
@@ -251,7 +251,8 @@ def _compete(stage: Stage, network: str, bench: Bench, makers: dict[str, Make]) 
     steps = {name: _per_round(stage, one.ms) for name, one in field.alone.items()}
     rounds, until = 1 if stage.small else ROUNDS, time.monotonic() + stage.seconds - AFTER
     failed = partial(_failed, stage, field.faults)
-    ms = in_turns(field.built, steps, rounds, device=stage.device, until=until, failed=failed)
+    seconds = in_turns(field.built, steps, rounds, device=stage.device, until=until, failed=failed)
+    ms = medians_ms(seconds)
     choose_kernels("auto")
     order = [
         "plain PyTorch, fp32",
@@ -260,7 +261,13 @@ def _compete(stage: Stage, network: str, bench: Bench, makers: dict[str, Make]) 
         *switches(bench.device),
     ]  # the waterfall, then the rest
     for name, value in sorted(ms.items(), key=lambda row: order.index(row[0]) if row[0] in order else len(order)):
-        stage.say(f"{network}, {name}", benchmark="in turns", ms_per_step=round(value, 4), **_ratios(name, value, ms))
+        stage.say(
+            f"{network}, {name}",
+            benchmark="in turns",
+            rounds=len(seconds[name]),
+            ms_per_step=round(value, 4),
+            **_ratios(name, value, ms),
+        )
     return Evidence(len(ms), tuple(field.faults), f"{len(ms)} contestants in turns, batch {bench.batch}{field.late}")
 
 
@@ -299,8 +306,9 @@ def _build(stage: Stage, case: str, make: Make) -> tuple[Steps, Alone]:
     run(1 if stage.small else FIRST)
     streams_of(stage.device).synchronize()
     first = time.monotonic()
-    (rough,) = in_turns({case: run}, 1, 1, device=stage.device).values()
-    (ms,) = in_turns({case: run}, _per_round(stage, rough), 1 if stage.small else 3, device=stage.device).values()
+    rounds = 1 if stage.small else 3
+    (rough,) = medians_ms(in_turns({case: run}, 1, rounds, device=stage.device)).values()
+    (ms,) = medians_ms(in_turns({case: run}, _per_round(stage, rough), rounds, device=stage.device)).values()
     alone = Alone(ms, first - made)
     stage.say(
         case,

@@ -4,7 +4,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -232,8 +232,8 @@ def in_turns(
     device: str | None = None,
     until: float = float("inf"),
     failed: Callable[[str, Exception], None] | None = None,
-) -> dict[str, float]:
-    """Median milliseconds per step of each, the device's work included.
+) -> dict[str, list[float]]:
+    """Seconds per step of each in every round, the device's work included.
 
     Args:
         contestants: By name.
@@ -263,4 +263,9 @@ def in_turns(
                 continue
             if number:  # the first round warms up
                 seconds[name].append((time.perf_counter() - started) / counts[name])
+    return seconds
+
+
+def medians_ms(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Median milliseconds of each."""
     return {name: 1000 * statistics.median(values) for name, values in seconds.items()}

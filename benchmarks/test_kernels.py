@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from contest import Contest
+from recorded import clock
 from timing import size_of
 from torch import Tensor
 
@@ -96,7 +97,7 @@ class Stores:
         return chains.index_patches(self.flat[number], self.offsets, self.widths, self.patches)
 
 
-@pytest.mark.benchmark(group="gather_patches")
+@pytest.mark.benchmark(group="gather_patches", timer=clock)
 def test_gather_patches(contest: Contest, problem: Problem, device: torch.device) -> None:
     stores = Stores(problem, 1, device)
     store, offsets, widths = stores.flat[0], stores.offsets, stores.widths
@@ -113,7 +114,7 @@ def test_gather_patches(contest: Contest, problem: Problem, device: torch.device
     contest(f"{problem.patch} px", 2 * size_of(result), device, contestants)
 
 
-@pytest.mark.benchmark(group="gather_mix")
+@pytest.mark.benchmark(group="gather_mix", timer=clock)
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_gather_mix(contest: Contest, problem: Problem, device: torch.device, scale: int) -> None:
     stores = Stores(problem, scale, device)
@@ -132,7 +133,7 @@ def test_gather_mix(contest: Contest, problem: Problem, device: torch.device, sc
     contest(f"x{scale}", 2 * result.numel() + size_of(result), device, contestants)
 
 
-@pytest.mark.benchmark(group="bicubic_downsample")
+@pytest.mark.benchmark(group="bicubic_downsample", timer=clock)
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_bicubic_downsample(contest: Contest, problem: Problem, device: torch.device, scale: int) -> None:
     x = images(problem.batch, problem.patch, problem.patch, device)
@@ -156,7 +157,7 @@ def inner(image: Tensor) -> Tensor:
     return image[:, :, REACH:-REACH, REACH:-REACH]
 
 
-@pytest.mark.benchmark(group="bicubic_downsample")
+@pytest.mark.benchmark(group="bicubic_downsample", timer=clock)
 def test_bicubic_downsample_of_an_image(contest: Contest, problem: Problem) -> None:
     """On the CPU always: NumPy has no other device."""
     scale, device = 4, torch.device("cpu")
@@ -179,7 +180,7 @@ def test_bicubic_downsample_of_an_image(contest: Contest, problem: Problem) -> N
     contest(f"{width} x {height} x{scale}", size_of(x, result), device, contestants)
 
 
-@pytest.mark.benchmark(group="downsample_mix")
+@pytest.mark.benchmark(group="downsample_mix", timer=clock)
 @pytest.mark.parametrize("cut", [False, True], ids=["window", "cut"])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_downsample_mix(contest: Contest, problem: Problem, device: torch.device, scale: int, cut: bool) -> None:
@@ -209,7 +210,7 @@ def test_downsample_mix(contest: Contest, problem: Problem, device: torch.device
     contest(f"x{scale} cut" if cut else f"x{scale}", size_of(centroid, lr, result), device, contestants)
 
 
-@pytest.mark.benchmark(group="eco_loss_with_grad")
+@pytest.mark.benchmark(group="eco_loss_with_grad", timer=clock)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 def test_eco_loss(contest: Contest, problem: Problem, device: torch.device, dtype: torch.dtype) -> None:
     """Loss and gradient; `eco_loss` is the same as an autograd operation, with its backward pass."""

@@ -6,16 +6,15 @@ cache too; how fast a disk takes it is not measured.
 
 import os
 import shutil
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from photographs import photographs, tiled
 from PIL import Image
+from recorded import clock
 from rows import Record
+from steps import in_turns, medians_ms
 from test_data import PACKAGES
 
 from eco_fast.data.dali import load_dali
@@ -46,9 +45,9 @@ def decode(files: list[str]) -> None:
         pipeline.run()
 
 
-@pytest.mark.benchmark(group="prepare")
+@pytest.mark.benchmark(group="prepare", timer=clock)
 def test_prepare_against_plain_decoding(
-    benchmark: Any, record: Record, folder: Path, tmp_path: Path, has_dali: Callable[[str], bool]
+    record: Record, folder: Path, tmp_path: Path, has_dali: Callable[[str], bool]
 ) -> None:
     files = [str(path) for path in sorted(folder.iterdir())]
 
@@ -65,21 +64,15 @@ def test_prepare_against_plain_decoding(
         "with x4": prepared([4]),
         "with x2, x3, x4": prepared([2, 3, 4]),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(ROUNDS + 1):
-        for name, run in contestants.items():
-            started = time.perf_counter()
-            run()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - started)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+    seconds = in_turns({name: lambda count, run=run: run() for name, run in contestants.items()}, 1, ROUNDS)
+    median = medians_ms(seconds)
     plain = median.get("plain decoding")
     for name, value in median.items():
         record(
             name,
+            seconds[name],
             *PACKAGES,
-            ms_per_image=round(1000 * value / len(files), 1),
+            ms_per_image=round(value / len(files), 1),
             of_decoding=None if plain is None else round(plain / value, 3),
             target=TARGETS.get(name),
         )
-    benchmark.pedantic(contestants["with x4"], rounds=1)

@@ -6,12 +6,12 @@ things differ in such a run. `goal` is a limit of the ratio in its row.
 """
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from plain import PlainTrainer
+from recorded import clock
 from rows import Record
-from steps import CASES, Bench, Steps, in_turns, smooth_images
+from steps import CASES, Bench, Steps, in_turns, medians_ms, smooth_images
 
 from eco_fast.train.machine import missing_tool
 
@@ -21,8 +21,8 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path, quick: bool) -> Bench:
     return Bench(request.param, tmp_path / "bench", quick=quick)
 
 
-@pytest.mark.benchmark(group="loop")
-def test_the_loop(benchmark: Any, record: Record, bench: Bench, quick: bool) -> None:
+@pytest.mark.benchmark(group="loop", timer=clock)
+def test_the_loop(record: Record, bench: Bench, quick: bool) -> None:
     *_, steps, rounds = CASES[bench.network]
     # Bare steps and the teacher alone are eager; a GPU would compile the loop by default.
     eager = {"run__compile": "off"} if bench.device == "cuda" else {}
@@ -37,7 +37,8 @@ def test_the_loop(benchmark: Any, record: Record, bench: Bench, quick: bool) -> 
         "teacher alone": bench.teacher_alone(),
         "vanilla, mapped": bench.loop(data__source="mapped", **eager),
     }
-    ms = in_turns(contestants, 1 if quick else steps, 1 if quick else rounds)
+    seconds = in_turns(contestants, 1 if quick else steps, 1 if quick else rounds)
+    ms = medians_ms(seconds)
     bare, vanilla = min(ms["bare, A"], ms["bare, B"]), ms["vanilla"]
     added = (ms["eco, online teacher"] - vanilla) / ms["teacher alone"]
     ratios = {
@@ -52,17 +53,17 @@ def test_the_loop(benchmark: Any, record: Record, bench: Bench, quick: bool) -> 
         ratio, of, goal = ratios.get(name, (None, None, None))
         record(
             f"{bench.network}, {name}",
+            seconds[name],
             ms_per_step=round(value, 2),
             ratio=None if ratio is None else round(ratio, 3),
             of=of,
             goal=goal,
             precision=bench.config().run.precision,
         )
-    benchmark.pedantic(lambda: None, rounds=1)
 
 
-@pytest.mark.benchmark(group="defaults")
-def test_default_settings(benchmark: Any, record: Record, bench: Bench, quick: bool) -> None:
+@pytest.mark.benchmark(group="defaults", timer=clock)
+def test_default_settings(record: Record, bench: Bench, quick: bool) -> None:
     """Against fp32, channels first, eager; and what compilation brings on this machine."""
     *_, steps, rounds = CASES[bench.network]
     contestants = {
@@ -74,24 +75,25 @@ def test_default_settings(benchmark: Any, record: Record, bench: Bench, quick: b
     if missing_tool() is None:
         contestants["bare, compiled"] = bench.bare(compile_="default")
         contestants["bare, fp32, compiled"] = bench.bare(precision="fp32", compile_="default")
-    ms = in_turns(contestants, 1 if quick else steps, 1 if quick else max(12, rounds - 2))
+    seconds = in_turns(contestants, 1 if quick else steps, 1 if quick else max(12, rounds - 2))
+    ms = medians_ms(seconds)
     for name, value in ms.items():
         ratio = ms["fp32, NCHW, eager"] / value
         goal = ">= 3" if name == "defaults" and bench.network == "edsr-baseline" else None
         record(
             f"{bench.network}, {name}",
+            seconds[name],
             ms_per_step=round(value, 2),
             ratio=round(ratio, 3),
             of="speed of fp32, NCHW, eager",
             goal=goal,
             precision=bench.config().run.precision,
         )
-    benchmark.pedantic(lambda: None, rounds=1)
 
 
-@pytest.mark.benchmark(group="plain PyTorch")
+@pytest.mark.benchmark(group="plain PyTorch", timer=clock)
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_against_plain_pytorch(benchmark: Any, record: Record, tmp_path: Path, precision: str, quick: bool) -> None:
+def test_against_plain_pytorch(record: Record, tmp_path: Path, precision: str, quick: bool) -> None:
     """ECO as one would write it without this project, on the same images in memory."""
     bench = Bench("edsr-tiny", tmp_path / "bench", quick=quick)
     plain = PlainTrainer(
@@ -103,13 +105,14 @@ def test_against_plain_pytorch(benchmark: Any, record: Record, tmp_path: Path, p
         "product": bench.loop(**eco, run__precision=precision),
     }
     *_, steps, rounds = CASES["edsr-tiny"]
-    ms = in_turns(contestants, 1 if quick else steps, 1 if quick else rounds)
+    seconds = in_turns(contestants, 1 if quick else steps, 1 if quick else rounds)
+    ms = medians_ms(seconds)
     record(
         f"edsr-tiny, eco against plain PyTorch, {precision}",
+        seconds["product"],
         ms_per_step=round(ms["product"], 2),
         plain_ms=round(ms["plain"], 2),
         ratio=round(ms["plain"] / ms["product"], 3),
         of="speed of plain",
         precision=precision,
     )
-    benchmark.pedantic(lambda: None, rounds=1)

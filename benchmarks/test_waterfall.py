@@ -8,14 +8,14 @@ the first row, which draws its own, has others.
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from plain import PlainTrainer
+from recorded import clock
 from rows import Record
 from step_contest import ECO, switches
-from steps import CASES, WIDTHS, Bench, Steps, in_turns, smooth_images
+from steps import CASES, WIDTHS, Bench, Steps, in_turns, medians_ms, smooth_images
 
 from eco_fast.models import build
 from eco_fast.train.lane import streams_of
@@ -47,9 +47,9 @@ class PlainRun:
         self.losses += [self._trainer.step(0.5) for _ in range(count)]
 
 
-@pytest.mark.benchmark(group="waterfall")
+@pytest.mark.benchmark(group="waterfall", timer=clock)
 @pytest.mark.parametrize("network", CASES)
-def test_waterfall(benchmark: Any, record: Record, tmp_path: Path, quick: bool, network: str) -> None:
+def test_waterfall(record: Record, tmp_path: Path, quick: bool, network: str) -> None:
     bench = Bench(network, tmp_path / "bench", quick=quick)
     trained = LAST if quick else TRAINED[network]
     rows = switches(bench.device)
@@ -60,7 +60,8 @@ def test_waterfall(benchmark: Any, record: Record, tmp_path: Path, quick: bool, 
     contestants: dict[str, Steps] = {"plain PyTorch, fp32": PlainRun(bench)}
     contestants |= {name: loop(name, f"timed{i}", 1000) for i, name in enumerate(rows)}
     *_, steps, rounds = CASES[network]
-    ms = in_turns(contestants, 1 if quick else steps, 1 if quick else max(8, rounds - 6))
+    seconds = in_turns(contestants, 1 if quick else steps, 1 if quick else max(8, rounds - 6))
+    ms = medians_ms(seconds)
     contestants.clear()  # memory is of each alone
 
     for i, (name, value) in enumerate(ms.items()):
@@ -75,6 +76,7 @@ def test_waterfall(benchmark: Any, record: Record, tmp_path: Path, quick: bool, 
             del alone
         record(
             f"{network}, {name}",
+            seconds[name],
             ms_per_step=round(value, 2),
             ratio=round(ms["plain PyTorch, fp32"] / value, 3),
             of="speed of plain PyTorch",
@@ -83,7 +85,6 @@ def test_waterfall(benchmark: Any, record: Record, tmp_path: Path, quick: bool, 
             steps=trained,
             parameters=sum(p.numel() for p in build(network, bench.scale).parameters()),
         )
-    benchmark.pedantic(lambda: None, rounds=1)
 
 
 def start_of_memory(device: str) -> Callable[[], int | None]:

@@ -142,8 +142,8 @@ def clock_of(device: torch.device) -> Clock:
     return CudaClock(device) if device.type == "cuda" else CpuClock()
 
 
-def measure(clock: Clock, contestants: Mapping[str, Call], plan: Plan) -> dict[tuple[str, str], Timing]:
-    """Time the contestants in turns; the keys of the result are contestant and state of the cache."""
+def measure(clock: Clock, contestants: Mapping[str, Call], plan: Plan) -> dict[tuple[str, str], list[float]]:
+    """Microseconds of single calls, timed in turns; the keys are contestant and state of the cache."""
     samples: dict[tuple[str, str], list[float]] = {(name, cache): [] for name in contestants for cache in clock.caches}
     counts = {name: _count(clock, call, plan) for name, call in contestants.items()}
     order = list(contestants)
@@ -153,15 +153,15 @@ def measure(clock: Clock, contestants: Mapping[str, Call], plan: Plan) -> dict[t
                 times = clock.times(contestants[name], counts[name], cache)
                 if number:  # the first round warms up
                     samples[name, cache] += times
-    return {key: _summary(times) for key, times in samples.items()}
+    return samples
 
 
 def copy_gb_per_s(clock: Clock, device: torch.device, plan: Plan, size: int) -> float:
     """Bytes read plus bytes written per second, in GB, of a copy of `size` bytes within the device's memory."""
     source = torch.randint(256, (size,), dtype=torch.uint8, device=device)  # some GPUs are faster on zeros
     target = torch.zeros_like(source)
-    timing = measure(clock, {"copy": lambda: target.copy_(source)}, plan)["copy", clock.caches[0]]
-    return gb_per_s(2 * size, timing)
+    times = measure(clock, {"copy": lambda: target.copy_(source)}, plan)["copy", clock.caches[0]]
+    return gb_per_s(2 * size, summary(times))
 
 
 def gb_per_s(size: int, timing: Timing) -> float:
@@ -196,6 +196,7 @@ def _count(clock: Clock, call: Call, plan: Plan) -> int:
     return max(2, min(200, round(plan.block_seconds * 1e6 / typical)))
 
 
-def _summary(times: list[float]) -> Timing:
+def summary(times: list[float]) -> Timing:
+    """Percentiles of microseconds."""
     deciles = statistics.quantiles(times, n=10, method="inclusive")
     return Timing(deciles[1], deciles[4], deciles[7])

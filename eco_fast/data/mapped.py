@@ -14,7 +14,7 @@ from eco_fast.data.sampler import Plan
 from eco_fast.data.source import Patches, PlanOf, ReadsOf, SideBySide, default_threads, workers
 from eco_fast.errors import UserError
 
-_MAPS = 16_384  # arrays that are mapped at one time: Linux allows a process 65,530 maps
+_MAPS = 4096  # arrays that are mapped at one time; each costs a piece of the heap, and 65,530 are what Linux allows
 
 
 class ArrayFiles(NamedTuple):
