@@ -51,7 +51,7 @@ def learns(stage: Stage) -> Evidence:
 
 
 def _train(stage: Stage, mode: str, steps: int, expected: float | None, seed: int = 0) -> float:
-    """PSNR-Y of one run, whose figures are told beside the one that is expected."""
+    """PSNR-Y of one run, whose figures are reported next to those that are expected."""
     data = _data()
     flags: dict[str, Any] = {
         "mode": mode,

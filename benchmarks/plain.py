@@ -130,7 +130,8 @@ class TunedTrainer:
         if compile_:
             for tensor in (*self.stores, *(tensor for table in self.tables for tensor in table)):
                 torch._dynamo.mark_static_address(tensor)  # else PyTorch's graphs copy all images in every step
-            self.loss = torch.compile(self._loss, mode="reduce-overhead" if device == "cuda" else "default")
+            mode = "reduce-overhead" if device == "cuda" else "default"
+            self.loss = torch.compile(self._loss, mode=mode, dynamic=False)
 
     def step(self, alpha: Tensor) -> Tensor:
         """One update with alpha, 0-dim on the device, as the weight of the real pair; the loss, not read."""

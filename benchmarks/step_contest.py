@@ -1,4 +1,4 @@
-"""Training steps of all that compete, for `eco-fast doctor --gpu-proof`: every figure is told as soon as it is there.
+"""Training steps of all that compete, for `eco-fast doctor --gpu-proof`: each figure is reported once it is there.
 
 A contestant is timed alone once it is built; when all are, they run in turns, so that a drift of the machine falls on
 all. Those figures count. What matters most is built first. Where the time goes is asked by checks of their own, late:

@@ -154,7 +154,7 @@ class Bench:
             smooth_images(16, self.scale), self.scale, patch=self.patch, batch=self.batch, lr=2e-4, bf16=bf16,
             device=self.device, **WIDTHS[self.network],
         )  # fmt: skip
-        full = "tf32" if self.device == "cuda" else "fp32"  # of convolutions, where nobody asks for anything else
+        full = "tf32" if self.device == "cuda" else "fp32"  # of convolutions, where nothing else is asked for
         run = self.config(run__precision="bf16" if bf16 else full).run
 
         def steps(count: int) -> None:
@@ -240,7 +240,7 @@ def in_turns(
         steps, rounds: Each runs so many steps, all the same or by name, in so many rounds, after one that warms up.
         device: Of all of them; that of `auto` if None.
         until: No round is begun after this time of `time.monotonic`, but the first two.
-        failed: Is told of one that raises, which is out of the race; without this, all is.
+        failed: Called with one that raises, which is then out of the race; without this, the error ends the race.
     """
     device = device or device_type("auto")
     synchronize = streams_of(device).synchronize

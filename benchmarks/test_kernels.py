@@ -193,7 +193,7 @@ def test_downsample_mix(contest: Contest, problem: Problem, device: torch.device
     tables = chains.bicubic_filter(centroid, scale)
     patches = random_patches(problem.batch, side, (1, window, window), device)
     place = (patches.top, patches.left, side, patches.orientation) if cut else (None, None, None, None)
-    # Numbers of this very batch, even for the compiler, which would have to look at others anew.
+    # Numbers of this very batch, even for the compiler, which would have to look at others again.
     plan = list(zip(*(draw.tolist() for draw in patches[1:4]), strict=True)) if cut else None
 
     def chain(depthwise: bool) -> Tensor:

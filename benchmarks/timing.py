@@ -148,7 +148,7 @@ def measure(clock: Clock, contestants: Mapping[str, Call], plan: Plan) -> dict[t
     counts = {name: _count(clock, call, plan) for name, call in contestants.items()}
     order = list(contestants)
     for number in range(plan.rounds + 1):
-        for name in order if number % 2 else reversed(order):  # nobody is always behind the same one
+        for name in order if number % 2 else reversed(order):  # no contestant always runs behind the same other
             for cache in clock.caches:
                 times = clock.times(contestants[name], counts[name], cache)
                 if number:  # the first round warms up

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eco_fast import bench
 from eco_fast.cli import main
-from eco_fast.commands import doctor
+from eco_fast.commands import bench, doctor
 
 PACKAGE = Path(doctor.__file__).parents[1]
 NAME = "[bold]x:tada:[red]"

@@ -108,7 +108,7 @@ def bench_kernels(
     if offline and plot is not None:
         raise UserError("--offline measures nothing that --plot could draw; leave one of them out")
     if offline:
-        from eco_fast.bench import report_kernels as run
+        from eco_fast.commands.bench import report_kernels as run
 
         run(csv)
     else:
@@ -136,7 +136,7 @@ def bench_evaluate(csv: _Csv = None, plot: _Plot = None, quick: _Quick = False) 
 
 
 def _bench(name: str, csv: Path | None, plot: Path | None, quick: bool) -> None:
-    from eco_fast.bench import bench_suite as run
+    from eco_fast.commands.bench import bench_suite as run
 
     state = run(name, csv, plot, quick=quick)
     if state != "ran":
@@ -149,6 +149,6 @@ def bench_all(
     quick: _Quick = False,
 ) -> None:
     """Run all of these one after the other, with rows and plots in a folder; on 2 CPU cores half an hour."""
-    from eco_fast.bench import bench_all as run
+    from eco_fast.commands.bench import bench_all as run
 
     run(out, quick=quick)

@@ -30,6 +30,7 @@ from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import PRECISIONS
 from eco_fast.evaluate.published import published
 from eco_fast.evaluate.run import OnImage, Scores, evaluate
+from eco_fast.models import placed
 from eco_fast.models.weights import load_network, read_weights, weights_file
 
 
@@ -79,7 +80,7 @@ def evaluate_checkpoint(
     network = load_network(checkpoint, name=model, scale=scale, raw=raw)
     scale = int(network.scale)  # type: ignore[arg-type]
     device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = placed(network, device)
     label = model or _name_in(checkpoint) or str(getattr(network, "architecture", type(network).__name__)).lower()
     label += " x8" if ensemble else ""
     validated = _validated_on(checkpoint)

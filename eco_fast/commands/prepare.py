@@ -11,6 +11,7 @@ from eco_fast.data.make_store import Teacher, prepare
 from eco_fast.data.store import PreparedStore
 from eco_fast.display import Display
 from eco_fast.errors import UserError
+from eco_fast.models import placed
 from eco_fast.models.weights import load_network
 from eco_fast.train.teacher import freeze, store_teacher
 
@@ -88,5 +89,5 @@ def _teacher(file: Path, name: str | None, scales: Sequence[int], precision: str
     if not fitting:
         raise UserError(reasons[-1])
     scale, network = fitting[0]
-    network = freeze(network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = placed(freeze(network), device)
     return store_teacher(network, scale, precision, device)

@@ -18,6 +18,7 @@ from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import PRECISIONS, super_resolve
 from eco_fast.evaluate.pictures import png, save_comparison
 from eco_fast.files import write, writing
+from eco_fast.models import placed
 from eco_fast.models.weights import load_network
 
 _ALPHA_MODES = {"RGBA", "LA", "PA"}
@@ -60,7 +61,7 @@ def upscale(
     display, notes = Display(), Notes()
     network = load_network(model, name=name, scale=scale)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = placed(network, device)
     factor = int(network.scale)
     targets = _targets([file for path in images for file in find_images(path)], out, factor, force)
     for number, (file, target) in enumerate(targets.items(), start=1):

@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 
-from eco_fast.bench import BENCHMARKS
+from eco_fast.commands.bench import BENCHMARKS
 from eco_fast.proof import kernels
 from eco_fast.proof.outcome import Evidence, NotRun
 from eco_fast.proof.stage import Stage

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 
 import torch
 
-from eco_fast.bench import BENCHMARKS
+from eco_fast.commands.bench import BENCHMARKS
 from eco_fast.proof.outcome import Evidence, NotRun
 from eco_fast.proof.stage import Stage
 from eco_fast.proof.table import SCRATCH, TABLE, Check

@@ -32,7 +32,7 @@ from eco_fast.display import Display
 from eco_fast.eco.objective import needs_teacher
 from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair, load_benchmark
-from eco_fast.models import build
+from eco_fast.models import build, placed
 from eco_fast.models.weights import load_matching
 from eco_fast.train.teacher import load_teacher, refuse_shared_storage, store_teacher, warn_of_a_weak_teacher
 
@@ -61,7 +61,7 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display) -> 
     else:
         teacher = teacher or load_teacher(config.teacher, config.scale)
         refuse_shared_storage(teacher, student)
-        teacher.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stub
+        placed(teacher, device)
     online = config.teacher.mode == "online" or (config.teacher.mode == "auto" and data.source == "files")
     valid_notes = Notes()
     valid = load_benchmark(data.valid, config.scale, data.valid_lr, valid_notes) if data.valid else []
@@ -80,7 +80,7 @@ def load_student(config: Config, display: Display) -> nn.Module:
     student = build(config.student.name, config.scale, **config.student.options)
     if config.student.init is not None:
         display.line(load_matching(student, config.student.init))
-    return student.to(config.run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed(student, config.run.device)
 
 
 def load_images(config: Config, teacher: nn.Module | None, display: Display) -> Images:

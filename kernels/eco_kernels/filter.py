@@ -53,7 +53,7 @@ def reflect(position, size, SYMMETRIC: tl.constexpr):
         position = tl.maximum(position, -1 - position)
     else:
         position = tl.maximum(position, 0)
-    # Also keeps lanes beyond the image, whose results nobody stores, from reading outside.
+    # Also keeps lanes beyond the image, whose results are not stored, from reading outside.
     return tl.minimum(position, size - 1)
 
 

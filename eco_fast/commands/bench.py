@@ -20,7 +20,7 @@ from eco_fast.errors import UserError
 from eco_fast.files import writing
 from eco_fast.plots import plot_figures, plot_kernels, plot_roofline
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 """The benchmarks are not part of the package: only a source tree, and so an editable installation, has them."""
 

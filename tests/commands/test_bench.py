@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from eco_fast import bench
 from eco_fast.cli import main
+from eco_fast.commands import bench
 from eco_fast.errors import UserError
 
 COLUMNS = (
