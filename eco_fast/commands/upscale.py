@@ -62,7 +62,7 @@ def upscale(
     network = load_network(model, name=name, scale=scale)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = placed(network, device)
-    factor = int(network.scale)
+    factor = int(network.scale)  # type: ignore[arg-type]
     targets = _targets([file for path in images for file in find_images(path)], out, factor, force)
     for number, (file, target) in enumerate(targets.items(), start=1):
         lr = read_image(file, notes)
