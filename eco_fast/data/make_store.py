@@ -49,8 +49,8 @@ _THREADS = 16
 _PIXELS_AT_ONCE = 48_000_000  # in all threads together: some 20 bytes each while an image is decoded and filtered
 _HEADROOM = 64 << 20  # bytes of disk that are left alone
 
-Progress = Callable[[int, int, float], None]  # images done, images in all, MB/s
-Passes = Callable[[str], AbstractContextManager[Progress]]  # name of a pass -> what is called after each image
+OnItem = Callable[[int, int, float], None]  # images done, images in all, MB/s
+Passes = Callable[[str], AbstractContextManager[OnItem]]  # name of a pass -> what is called after each image
 
 
 class Teacher(NamedTuple):
@@ -192,7 +192,7 @@ class _Work:
                 "make room or choose another folder with --out"
             )
 
-    def _decode_all(self, progress: Progress) -> None:
+    def _decode_all(self, progress: OnItem) -> None:
         """HR and LR of every image that is to do, several at once as far as memory allows."""
         rate, waiting = _Rate(), iter(self.todo)
         running: dict[Any, tuple[int, int]] = {}
@@ -249,7 +249,7 @@ class _Work:
             )
         return lr
 
-    def _super_resolve_all(self, teacher: Teacher, progress: Progress) -> None:
+    def _super_resolve_all(self, teacher: Teacher, progress: OnItem) -> None:
         """The teacher's SR of every whole LR image that has none, one after the other, and its LR."""
         kind, lr_of_it = self._teacher_kinds()
         todo = [i for i, entry in enumerate(self.entries) if not {kind, lr_of_it} <= entry.crc32.keys()]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from eco_fast.errors import UserError
 from eco_fast.evaluate.tiles import SMALLEST_TILE, overlap_of, tile_that_fits, tiles
 
-Progress = Callable[[int, int], None]  # done, total
+OnItem = Callable[[int, int], None]  # done, total
 Forward = Callable[[Tensor], Tensor]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,7 +24,7 @@ def super_resolve(
     device: torch.device | str | None = None,
     tile: int | None = None,
     ensemble: bool = False,
-    progress: Progress | None = None,
+    progress: OnItem | None = None,
 ) -> NDArray[np.uint8]:
     """Super-resolve an image, or several of one size together, in evaluation mode and without gradients.
 
@@ -74,7 +74,7 @@ def _in_tiles(
     side: int | None,
     overlap: int,
     device: torch.device,
-    progress: Progress | None,
+    progress: OnItem | None,
 ) -> NDArray[np.uint8]:
     count, height, width, _ = lr.shape
     if side is None or side >= max(height, width):

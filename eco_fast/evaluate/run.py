@@ -94,7 +94,8 @@ def evaluate(
     workers = min(os.cpu_count() or 1, _MAX_WORKERS)
     # On the CPU a network has all cores in step: a thread that takes one from it holds up the others.
     on_gpu = network is not None and (device_of(network) if device is None else torch.device(device)).type != "cpu"
-    together, behind = (1, workers) if on_gpu else (2 * workers, 0)  # both bound the images held
+    # Images whose figures are begun together, and how many may still be under way: both bound the images held.
+    images_at_once, backlog = (1, workers) if on_gpu else (2 * workers, 0)
     with ThreadPoolExecutor(workers) as pool:
         for group in _of_one_size(pairs):
             if network is None:
@@ -109,9 +110,9 @@ def evaluate(
                         "evaluate it at the scale it was trained for"
                     )
                 made.append((pair, sr))
-            if len(made) >= together:
+            if len(made) >= images_at_once:
                 measure()
-                while len(waiting) > behind:
+                while len(waiting) > backlog:
                     finish()
         measure()
         while waiting:

@@ -13,7 +13,7 @@ from eco_fast.eco.objective import uses_alpha
 from eco_fast.errors import UserError
 from eco_fast.train.batches import Batches
 from eco_fast.train.optim import learning_rate
-from eco_fast.train.run_folder import Progress, RunFolder
+from eco_fast.train.run_folder import RunFolder, RunState
 from eco_fast.train.speed import Clock, memory_mb, peak_flops, training_flops
 from eco_fast.train.update import Update
 
@@ -32,7 +32,7 @@ class Log:
         self.window = torch.zeros(2, device=config.run.device)  # sum of the accepted losses, and their number
         self.clock = Clock(0)
 
-    def start(self, progress: Progress) -> None:
+    def start(self, progress: RunState) -> None:
         """Stand where `progress` does; the clock runs from here."""
         self.window, self.clock = progress.window.to(self.config.run.device), Clock(progress.step)
 

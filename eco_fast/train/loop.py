@@ -16,7 +16,7 @@ from eco_fast.train.inputs import Inputs
 from eco_fast.train.lane import streams_of
 from eco_fast.train.log import Log
 from eco_fast.train.machine import describe
-from eco_fast.train.run_folder import Progress, RunFolder
+from eco_fast.train.run_folder import RunFolder, RunState
 from eco_fast.train.update import Update
 
 _EVERY = 10  # steps between two looks of the display, and of the processes at whether one was told to stop
@@ -47,7 +47,7 @@ class Loop:
         for learner in update.learners.values():
             learner.network.train()
 
-    def run(self, progress: Progress) -> Result:
+    def run(self, progress: RunState) -> Result:
         """All steps from `progress` on."""
         run, world, first = self.config.run, self.world, progress.step
         self.best = progress.best
@@ -137,6 +137,6 @@ class Loop:
         if not all(p.isfinite().all() for learner in learners.values() for p in learner.parameters):
             raise UserError(f"weights are not finite at step {done}, so no checkpoint is written; lower optim.lr")
         if self.world.leads:
-            progress = Progress(done, self.log.window, self.best, describe(config.run, self.world))
+            progress = RunState(done, self.log.window, self.best, describe(config.run, self.world))
             header = identity(config.student.name, config.student.options, config.scale)
             self.checkpoint = self.folder.checkpoints.save(learners, progress, header, best=best)

@@ -20,7 +20,7 @@ _BEST, _STUDENT = "best", "student"
 _FORMAT = 2  # of state.pt; 1 had no number, and one network
 
 
-class Progress(NamedTuple):
+class RunState(NamedTuple):
     """Where a checkpoint stands."""
 
     step: int  # updates done
@@ -120,7 +120,7 @@ class Checkpoints:
         return self.path / link.readlink() if link.is_symlink() and link.exists() else None
 
     def save(
-        self, learners: Mapping[str, Learner], progress: Progress, identity: Mapping[str, str], *, best: bool
+        self, learners: Mapping[str, Learner], progress: RunState, identity: Mapping[str, str], *, best: bool
     ) -> Path:
         """Write a checkpoint, then remove all but the last `keep_last` and the best one.
 
@@ -166,7 +166,7 @@ class Checkpoints:
                 shutil.rmtree(old)
         return final
 
-    def load(self, path: Path, learners: Mapping[str, Learner]) -> Progress:
+    def load(self, path: Path, learners: Mapping[str, Learner]) -> RunState:
         """Put weights, averages and the state of the optimisers back, bit for bit.
 
         Raises:
@@ -180,7 +180,7 @@ class Checkpoints:
         torch.set_rng_state(content["random"])
         if content["random_cuda"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(content["random_cuda"])
-        return Progress(content["step"], content["window"], content["best"], content["environment"])
+        return RunState(content["step"], content["window"], content["best"], content["environment"])
 
 
 def _networks(name: str, learner: Learner) -> dict[str, nn.Module]:

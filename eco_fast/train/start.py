@@ -15,7 +15,7 @@ from eco_fast.train.graph import why_not
 from eco_fast.train.inputs import Inputs, load_inputs
 from eco_fast.train.loop import Loop, Result
 from eco_fast.train.machine import configure, describe, device_type, resolve, why_off
-from eco_fast.train.run_folder import Progress, RunFolder
+from eco_fast.train.run_folder import RunFolder, RunState
 from eco_fast.train.update import Update, make_update
 from eco_fast.train.world import World, join_world, leave_world
 
@@ -72,7 +72,7 @@ def _train(
     if resume:
         progress = _resume(folder, update, world, config, display)
     else:
-        progress = Progress(0, torch.zeros(2, device=config.run.device), None, describe(config.run, world))
+        progress = RunState(0, torch.zeros(2, device=config.run.device), None, describe(config.run, world))
         if world.leads:
             folder.start(config)
     loop = Loop(config, folder, inputs, update, display)
@@ -115,7 +115,7 @@ def _say_what_is_used(config: Config, display: Display) -> None:
     display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}")
 
 
-def _resume(folder: RunFolder, update: Update, world: World, config: Config, display: Display) -> Progress:
+def _resume(folder: RunFolder, update: Update, world: World, config: Config, display: Display) -> RunState:
     latest = folder.checkpoints.latest()
     if latest is None:
         raise UserError(f"{folder.path} has no checkpoint to resume from; leave --resume out to start a run there")

@@ -18,7 +18,7 @@ from eco_fast.train.batches import Batch
 from eco_fast.train.guard import CollapseGuard
 from eco_fast.train.learner import Learner
 from eco_fast.train.loop import Result
-from eco_fast.train.run_folder import Checkpoints, Progress
+from eco_fast.train.run_folder import Checkpoints, RunState
 from eco_fast.train.start import out_of_memory_named, train
 from eco_fast.train.update import make_update
 
@@ -49,10 +49,10 @@ def test_the_best_checkpoint_outlives_the_newer_ones(tmp_path: Path) -> None:
     config = load_config("edsr-tiny", flags={**TINY, "run.precision": "fp32", "run.compile": "off"})
     learners, checkpoints = make_update(config, nn.Conv2d(3, 12, 3)).learners, Checkpoints(tmp_path, keep_last=2)
     for step in range(1, 7):
-        checkpoints.save(learners, Progress(step, torch.zeros(2), 30.0, {}), {}, best=step == 2)
+        checkpoints.save(learners, RunState(step, torch.zeros(2), 30.0, {}), {}, best=step == 2)
     assert [path.name[-1] for path in checkpoints.all()] == ["2", "5", "6"]
     assert checkpoints.best() == tmp_path / "step-00000002"
-    checkpoints.save(learners, Progress(7, torch.zeros(2), 31.0, {}), {}, best=True)
+    checkpoints.save(learners, RunState(7, torch.zeros(2), 31.0, {}), {}, best=True)
     assert [path.name[-1] for path in checkpoints.all()] == ["6", "7"]
     assert checkpoints.load(checkpoints.all()[-1], learners).best == 31.0
 
@@ -86,7 +86,7 @@ def test_a_checkpoint_holds_every_learner(tmp_path: Path) -> None:
             loss.backward()
             learner.apply(loss.detach())
     checkpoints = Checkpoints(tmp_path, keep_last=1)
-    saved = checkpoints.save(trained, Progress(3, torch.zeros(2), None, {}), {}, best=False)
+    saved = checkpoints.save(trained, RunState(3, torch.zeros(2), None, {}), {}, best=False)
     assert {path.name for path in saved.iterdir()} == {
         "weights.safetensors",
         "ema.safetensors",
