@@ -14,7 +14,7 @@ from benchmarks.reproduce import figure_2, figure_3, figure_4, figure_5, table
 from benchmarks.reproduce.figures import RESULTS, TEACHERS
 from benchmarks.reproduce.lab import SEEDS, VALIDATIONS, Lab, Trial
 from eco_fast.errors import UserError
-from eco_fast.train.step import Batch
+from eco_fast.train.batches import Batch
 
 CURVES = {
     "figure_3": [t for teacher in TEACHERS for mode in figure_3.MODES for t in figure_3.trials(mode, teacher)],

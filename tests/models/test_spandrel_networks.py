@@ -30,6 +30,7 @@ def small(name: str, scale: int = 2) -> spandrel_networks.SpandrelNetwork:
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "scale", "expected"),
     [

@@ -71,6 +71,7 @@ def test_what_there_is_no_time_for_is_named(tmp_path: Path, minutes: float) -> N
     assert {check.name for check in TABLE} == {key[0] for key in journal.outcomes()}
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_writes_the_report(tmp_path: Path) -> None:
     out = tmp_path / "proof"
     process = subprocess.Popen(proof("--out", str(out), "--only", "switches"), stderr=subprocess.PIPE, text=True)
@@ -84,6 +85,7 @@ def test_a_request_to_stop_writes_the_report(tmp_path: Path) -> None:
     assert "| machine | cpu | passed |" in page and "| switches | cpu | interrupted |" in page
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_proof_is_not_written_over(tmp_path: Path) -> None:
     gpu_proof(tmp_path, only="kernels-listed")
     with pytest.raises(UserError, match=r"holds a proof; go on with --resume"):

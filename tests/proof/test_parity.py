@@ -13,6 +13,7 @@ from eco_fast.proof.stage import Stage
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_every_specialisation_is_called() -> None:
     pytest.importorskip("triton")
     from eco_kernels.offline import specialisations
@@ -52,6 +53,7 @@ def test_a_wrong_value_is_seen(monkeypatch: pytest.MonkeyPatch, operation: str, 
     assert faults and all(fault.startswith(kind) for fault in faults)
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     right = kernels.eco_loss_with_grad
 
