@@ -81,7 +81,8 @@ def test_overhead_of_evaluation(record: Record, tmp_path: Path, device: torch.de
     record(
         "evaluation over inference, edsr-baseline",
         seconds["evaluation"],
-        seconds=round(ms["inference"] / 1000, 3),
+        seconds=round(ms["evaluation"] / 1000, 3),
+        inference_seconds=round(ms["inference"] / 1000, 3),
         goal="<= 5 %",
         overhead_percent=round(100 * overhead, 2),
     )

@@ -6,6 +6,10 @@ differs with the device:
 - CPU, `warm`: the wall time of one call, right after another one.
 - CUDA, `cold`: the device's time between two events around one call, after a buffer larger than the L2 cache was
   written, as in `triton.testing.do_bench`; `warm`: the same after a call in between, so that what fits in L2 is there.
+
+The turns are timed here, before the fixture `benchmark` is used. Each contestant's durations then go through that
+fixture, whose clock moves by them alone (`recorded.py`), as an entry of its own. Tables, CSV and pytest-benchmark's
+JSON so have their figures from the same calls.
 """
 
 import math

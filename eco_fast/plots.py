@@ -265,7 +265,7 @@ def _comparison(row: Row) -> str:
     if row.get("of_decoding"):
         return f"{float(row['of_decoding']):.3g} x speed of plain decoding"
     if row.get("overhead_percent"):
-        return f"of inference; files and metrics add {row['overhead_percent']} %"
+        return f"files and metrics add {row['overhead_percent']} % to inference"
     return f"{row['percent']} % of the step" if row.get("percent") else ""
 
 
