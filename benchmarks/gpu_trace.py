@@ -77,12 +77,12 @@ def read_trace(trace: dict[str, list[dict]]) -> Trace:
 
 
 def busy_us(kernels: Sequence[Kernel]) -> float:
-    """Time in which at least one of them ran; they are ordered by their starts."""
+    """Time in which at least one kernel ran; the kernels are ordered by their starts."""
     return sum(end - start for start, end in _busy(kernels))
 
 
 def _busy(kernels: Sequence[Kernel]) -> list[tuple[float, float]]:
-    """Starts and ends of the times in which at least one ran: also those of one stream may overlap."""
+    """Starts and ends of the times in which at least one kernel ran; even those of one stream may overlap."""
     times: list[tuple[float, float]] = []
     for kernel in kernels:
         if times and kernel.start <= times[-1][1]:
@@ -93,7 +93,7 @@ def _busy(kernels: Sequence[Kernel]) -> list[tuple[float, float]]:
 
 
 def longest(kernels: Sequence[Kernel], count: int) -> list[tuple[str, int, float]]:
-    """Name, launches and microseconds of those that took most time, all launches of a name together."""
+    """Name, launches and microseconds of the kernels that took most time, all launches of a name together."""
     totals: dict[str, tuple[int, float]] = {}
     for kernel in kernels:
         launches, us = totals.get(kernel.name, (0, 0.0))

@@ -96,7 +96,7 @@ class PlainTrainer:
 
 
 class TunedTrainer:
-    """The same with what plain PyTorch offers to those who tune: the yardstick for a GPU, which never waits for a host.
+    """`PlainTrainer` tuned with what PyTorch itself offers: the yardstick for a GPU, which never waits for its host.
 
     All images lie on the device, patches are drawn and cut there by indices; bf16, channels_last, fused Adam, the loss
     is not read; forward pass, loss and blend are compiled together, on a GPU with its graphs (`reduce-overhead`).

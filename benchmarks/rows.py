@@ -76,7 +76,7 @@ def environment(*packages: str) -> dict[str, object]:
 
 
 def version_of(package: str) -> str:
-    """Of an installed package, "none" where it is not."""
+    """The version of a package, "none" where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -41,13 +41,13 @@ class Alone(NamedTuple):
 
 
 class Field(NamedTuple):
-    """Those that compete, by name."""
+    """The contestants, by name."""
 
     built: dict[str, Steps]
     alone: dict[str, Alone]
     faults: list[str]
     left_out: list[str]
-    """There was no time for them."""
+    """Contestants for which there was no time."""
 
     @property
     def late(self) -> str:
@@ -105,7 +105,7 @@ def contest(stage: Stage, network: str) -> Evidence:
 
 
 def wide(stage: Stage) -> Evidence:
-    """The paper's batch of 128 with its optimiser and with Adam."""
+    """A step with the paper's batch of 128, with its optimiser and with Adam."""
     bench = _bench(stage, "edsr-baseline", batch=128)
     compile_ = "off" if stage.small else "default"
     makers = {
@@ -122,7 +122,7 @@ def wide(stage: Stage) -> Evidence:
 
 
 def eager_and_graph(stage: Stage, network: str) -> Evidence:
-    """A deep network whose compilation takes longer than there is time."""
+    """A step of a deep network, whose compilation takes longer than there is time."""
     bench = _bench(stage, network)
     small: dict[str, object] = {"student__options": {"groups": 1, "blocks": 1}} if stage.small else {}
     makers: dict[str, Make] = {
@@ -137,7 +137,7 @@ def eager_and_graph(stage: Stage, network: str) -> Evidence:
 
 
 def mapped(stage: Stage) -> Evidence:
-    """Patches that are cut from files ahead of the step against those that lie on the device."""
+    """A step on patches that are cut from files ahead of it, against one on images that lie on the device."""
     bench = _bench(stage, "edsr-baseline")
     makers = {
         name: partial(bench.loop, run__compile="off", data__source=name, **ECO) for name in ("mapped", "resident")
@@ -212,6 +212,7 @@ def lanes(stage: Stage) -> Evidence:
                 online_ms=round(ms["online"], 4),
                 cached_ms=round(ms["cached"], 4),
                 teacher_alone_ms=round(ms["alone"], 4),
+                rounds=ROUNDS,
                 added_of_teacher=round((ms["online"] - ms["cached"]) / ms["alone"], 3),
             )
             online[case] = contestants["online"]
@@ -272,7 +273,7 @@ def _compete(stage: Stage, network: str, bench: Bench, makers: dict[str, Make]) 
 
 
 def _build_all(stage: Stage, makers: dict[str, Make], before: str = "") -> Field:
-    """Build those for which there is time, each timed alone; one that fails is a fault, and the others go on."""
+    """Build the contestants for which there is time, each timed alone; after one that fails the others go on."""
     field = Field({}, {}, [], [])
     for name, make in makers.items():
         if stage.seconds < _needed(make, field.alone):  # the rounds are worth more than one more contestant
@@ -286,14 +287,14 @@ def _build_all(stage: Stage, makers: dict[str, Make], before: str = "") -> Field
 
 
 def _failed(stage: Stage, faults: list[str], name: str, error: Exception) -> None:
-    """Note the fault of a contestant; a lost device is everybody's, and is raised."""
+    """Note the fault of a contestant; a lost device ends the contest: its error is raised."""
     recover(stage.device)
     faults.append(f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
     stage.say(name, failed=faults[-1])
 
 
 def _needed(make: Make, alone: dict[str, Alone]) -> float:
-    """Seconds that building a contestant may take, and what follows: as long as those before it that compiled."""
+    """Seconds for building a contestant and what follows; compiling may take as long as with those before it."""
     compiles = make.keywords.get("run__compile", "off") != "off" or make.keywords.get("compile_")
     return AFTER + (1.3 * max((one.first_s for one in alone.values()), default=COMPILING) if compiles else AFTER)
 
@@ -313,6 +314,7 @@ def _build(stage: Stage, case: str, make: Make) -> tuple[Steps, Alone]:
     stage.say(
         case,
         benchmark="alone",
+        rounds=rounds,
         ms_per_step=round(alone.ms, 4),
         setup_s=round(made - begun, 1),
         first_s=round(alone.first_s, 1),

@@ -79,7 +79,7 @@ class Bench:
         return freeze(build(self.network, self.scale)).to(self.device).to(memory_format=torch.channels_last)
 
     def loop(self, *, kernels: str = "auto", **settings: object) -> Steps:
-        """The real one: data path, lanes, guards, clip, average, lines of the log.
+        """The real loop: data path, lanes, guards, clip, average, lines of the log.
 
         Args:
             kernels: The choice ECO_KERNELS.
@@ -103,7 +103,7 @@ class Bench:
         return steps
 
     def losses(self, out: str) -> list[float]:
-        """Those that the loop with `run.out` has logged."""
+        """The losses that the loop whose `run.out` this was has logged."""
         lines = Path(out, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [record["loss"] for record in map(json.loads, lines) if record["kind"] == "train"]
 
@@ -165,7 +165,7 @@ class Bench:
         return steps
 
     def tuned(self, *, compile_: bool) -> Steps:
-        """The same tuned with what plain PyTorch has, and fed on the device."""
+        """`plain`, tuned with what PyTorch itself has, and fed on the device."""
         trainer = TunedTrainer(
             smooth_images(16, self.scale), self.scale, patch=self.patch, batch=self.batch, lr=2e-4, device=self.device,
             compile_=compile_, **WIDTHS[self.network],
@@ -180,7 +180,7 @@ class Bench:
         return steps
 
     def teacher_alone(self) -> Steps:
-        """Its forward pass on the windows of a batch."""
+        """The teacher's forward pass on the windows of a batch."""
         teacher = self.teacher()
         side = self.patch + 2 * self.config().teacher.context
         x = torch.rand(self.batch, 3, side, side, device=self.device).to(memory_format=torch.channels_last)
@@ -238,9 +238,9 @@ def in_turns(
     Args:
         contestants: By name.
         steps, rounds: Each runs so many steps, all the same or by name, in so many rounds, after one that warms up.
-        device: Of all of them; that of `auto` if None.
+        device: Where all of them run; that of `auto` if None.
         until: No round is begun after this time of `time.monotonic`, but the first two.
-        failed: Called with one that raises, which is then out of the race; without this, the error ends the race.
+        failed: Called with a contestant that raises, which then runs no more; without this, the error ends all.
     """
     device = device or device_type("auto")
     synchronize = streams_of(device).synchronize

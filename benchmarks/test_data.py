@@ -120,7 +120,7 @@ def plan_of(photos: Photos, copies: int = 1) -> Callable[[int], Plan]:
 
 
 def vanilla(step: int) -> tuple[str, ...]:
-    """What a step reads."""
+    """The kinds of image that a step of mode `vanilla` reads."""
     return "lr", "hr"
 
 
@@ -146,7 +146,7 @@ class Rates(NamedTuple):
     gone: float | None  # share of the files that had left the page cache before the cold rounds
 
     def median(self, name: str) -> float:
-        """Patches per second."""
+        """Patches per second in the median round."""
         return 1 / statistics.median(self.seconds[name])
 
 
@@ -225,7 +225,7 @@ def seconds_per_patch(fetch: Fetch, batches: int, device: str) -> float:
 
 
 def seconds_of_loader(loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
-    """Per patch, over a whole short epoch: no work was done before it, and none is left over."""
+    """Seconds per patch, over a whole short epoch: no work was done before it, and none is left over."""
     device = device_type("auto")
     started = time.perf_counter()
     batches = 0
@@ -291,7 +291,7 @@ def test_wait_of_a_training_step(record: Record, photos: Photos, quick: bool, ne
 
 @pytest.mark.benchmark(group="memory of mapped", timer=clock)
 def test_peak_memory(record: Record, tmp_path: Path, quick: bool) -> None:
-    """Of a process of its own, which reads images of 24 megapixels and lists a million of them."""
+    """The memory of a process of its own, which reads images of 24 megapixels and lists a million of them."""
     height, width = (600, 400) if quick else (6000, 4000)
     for i in range(4):
         for kind, factor in (("hr", 1), ("lr", SCALE)):

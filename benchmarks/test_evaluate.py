@@ -30,7 +30,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def once(contestants: Mapping[str, Callable[[], object]]) -> dict[str, Steps]:
-    """As `in_turns` takes them."""
+    """Functions as contestants of `in_turns`: a step is a call."""
     return {name: lambda count, run=run: [run() for _ in range(count)] and None for name, run in contestants.items()}
 
 
@@ -65,7 +65,7 @@ def test_metrics(record: Record, quick: bool) -> None:
 
 @pytest.mark.benchmark(group="evaluation", timer=clock)
 def test_overhead_of_evaluation(record: Record, tmp_path: Path, device: torch.device, quick: bool) -> None:
-    """Files, LR, metrics and all, against the network alone."""
+    """What files, LR and metrics add to the time of the network alone."""
     torch.manual_seed(0)
     network = build("edsr-baseline", SCALE).to(device).to(memory_format=torch.channels_last)
     for i in range(2 if quick else 4):
@@ -90,7 +90,7 @@ def test_overhead_of_evaluation(record: Record, tmp_path: Path, device: torch.de
 
 @pytest.mark.benchmark(group="tiles", timer=clock)
 def test_tiles(record: Record, device: torch.device, quick: bool) -> None:
-    """Tiles against the whole image, where that fits."""
+    """How long tiles take, against the whole image where that fits into memory."""
     torch.manual_seed(0)
     network = build("edsr-baseline", SCALE).to(device).to(memory_format=torch.channels_last)
     lr = photo(96, 128) if quick else photo(540, 960)

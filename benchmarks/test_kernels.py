@@ -93,7 +93,7 @@ class Stores:
         return chains.slice_patches(self.whole[number], self.plan, self.patches.side)
 
     def by_indices(self, number: int) -> Tensor:
-        """The same for the compiler: slices would be other numbers, hence another graph, for every batch."""
+        """The same patches for the compiler, which would make a new graph for the slices of every batch."""
         return chains.index_patches(self.flat[number], self.offsets, self.widths, self.patches)
 
 
@@ -153,7 +153,7 @@ def test_bicubic_downsample(contest: Contest, problem: Problem, device: torch.de
 
 
 def inner(image: Tensor) -> Tensor:
-    """Without the pixels whose filter reaches over a side: `F.interpolate` has another border rule."""
+    """An image without the pixels whose filter reaches over a side: `F.interpolate` has another border rule."""
     return image[:, :, REACH:-REACH, REACH:-REACH]
 
 

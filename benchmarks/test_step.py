@@ -64,7 +64,7 @@ def test_the_loop(record: Record, bench: Bench, quick: bool) -> None:
 
 @pytest.mark.benchmark(group="defaults", timer=clock)
 def test_default_settings(record: Record, bench: Bench, quick: bool) -> None:
-    """Against fp32, channels first, eager; and what compilation brings on this machine."""
+    """The default settings against fp32, channels first, eager; and what compilation brings on this machine."""
     *_, steps, rounds = CASES[bench.network]
     contestants = {
         "fp32, NCHW, eager": bench.bare(precision="fp32", channels_last=False),

@@ -60,7 +60,7 @@ class Clock(Protocol):
 
 
 class CpuClock:
-    """Wall time."""
+    """Times calls by the wall clock."""
 
     caches: tuple[str, ...] = ("warm",)
 
@@ -78,7 +78,7 @@ class CpuClock:
 
 
 class CudaClock:
-    """Device events, with the host far enough ahead that the device never waits for it inside a sample."""
+    """Times calls by device events; the host is so far ahead that the device never waits for it inside a sample."""
 
     caches: tuple[str, ...] = ("cold", "warm")
 
