@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import suites
 from PIL import Image
 
 from eco_fast.cli import main
-from eco_fast.commands import bench, doctor
+from eco_fast.commands import doctor
 
 PACKAGE = Path(doctor.__file__).parents[1]
 NAME = "[bold]x:tada:[red]"
@@ -73,7 +74,7 @@ def test_what_is_missing_names_its_extra(said: Said, monkeypatch: pytest.MonkeyP
 
 
 def test_rows_of_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
-    bench._print_figures([{"benchmark": "b", "case": NAME, "hardware": "CPU[i]", "threads": "1", "torch": "2"}])
+    suites._print_figures([{"benchmark": "b", "case": NAME, "hardware": "CPU[i]", "threads": "1", "torch": "2"}])
     printed = capsys.readouterr().out
     assert NAME in printed and "CPU[i]" in printed
 

@@ -22,7 +22,7 @@ ALLOWED = {  # package -> those of the project that it may import
     "data": {"errors", "files", "eco_kernels"},
     "evaluate": {"errors", "figure", "files", "data", "models", "eco_kernels"},
     "train": GROUND | {"config", "data", "models", "eco", "evaluate", "eco_kernels"},
-    "commands": GROUND | {"config", "data", "models", "eco", "evaluate", "train", "plots", "eco_kernels"},
+    "commands": GROUND | {"config", "data", "models", "eco", "evaluate", "train", "eco_kernels"},
     "plots": {"figure"},
     "proof": GROUND | {"config", "models", "eco", "train", "plots", "commands", "eco_kernels"},
     "cli": {"errors", "config", "models", "evaluate", "train", "commands", "proof"},

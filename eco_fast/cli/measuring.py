@@ -108,9 +108,9 @@ def bench_kernels(
     if offline and plot is not None:
         raise UserError("--offline measures nothing that --plot could draw; leave one of them out")
     if offline:
-        from eco_fast.commands.bench import report_kernels as run
+        from eco_fast.commands.bench import suites
 
-        run(csv)
+        suites().report_kernels(csv)
     else:
         _bench("kernels", csv, plot, quick)
 
@@ -136,9 +136,9 @@ def bench_evaluate(csv: _Csv = None, plot: _Plot = None, quick: _Quick = False) 
 
 
 def _bench(name: str, csv: Path | None, plot: Path | None, quick: bool) -> None:
-    from eco_fast.commands.bench import bench_suite as run
+    from eco_fast.commands.bench import suites
 
-    state = run(name, csv, plot, quick=quick)
+    state = suites().bench_suite(name, csv, plot, quick=quick)
     if state != "ran":
         print(f"{name}: {state}")
 
@@ -149,6 +149,6 @@ def bench_all(
     quick: _Quick = False,
 ) -> None:
     """Run all of these one after the other, with rows and plots in a folder; on 2 CPU cores half an hour."""
-    from eco_fast.commands.bench import bench_all as run
+    from eco_fast.commands.bench import suites
 
-    run(out, quick=quick)
+    suites().bench_all(out, quick=quick)

@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +12,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import suites
 
 from eco_fast.cli import main
-from eco_fast.commands import bench
 from eco_fast.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 COLUMNS = (
     "operation,case,contestant,cache,device,threads,torch,triton,p20_us,p50_us,p80_us,bytes,gb_per_s,percent_of_copy,"
     "launches,ratio"
@@ -76,17 +79,21 @@ def test_offline_calls_the_compile_report(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(report, "main", called.append, raising=False)
     monkeypatch.setitem(sys.modules, "compile_report", report)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    bench.report_kernels(tmp_path / "report.csv")
+    suites.report_kernels(tmp_path / "report.csv")
     assert called == [tmp_path / "report.csv"]
 
 
-def test_without_the_source_tree(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(bench, "BENCHMARKS", tmp_path / "benchmarks")
-    for option in ([], ["--offline"]):
-        assert "benchmarks need the source tree" in _fail(capsys, "bench", "kernels", *option)
-    assert all("source tree" in state for state in bench.run_all(tmp_path / "out").values())
+@pytest.mark.parametrize("choice", [["kernels"], ["kernels", "--offline"], ["all"]])
+def test_without_the_source_tree(tmp_path: Path, choice: list[str]) -> None:
+    """A copy of the package alone, as a wheel installs it."""
+    shutil.copytree(ROOT / "eco_fast", tmp_path / "eco_fast", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "eco_fast", "bench", *choice]
+    paths = os.pathsep.join([str(tmp_path), str(ROOT / "kernels")])
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{tmp_path / 'benchmarks'} is missing: benchmarks need the source tree" in done.stderr
 
 
 @pytest.mark.parametrize("package", ["pytest", "pytest_benchmark"])
@@ -106,9 +113,9 @@ def test_rows_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_failed_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.sys, "executable", "/bin/false")
+    monkeypatch.setattr(suites.sys, "executable", "/bin/false")
     with pytest.raises(UserError, match="exit code is 1"):
-        bench.bench_suite("kernels", quick=True)
+        suites.bench_suite("kernels", quick=True)
 
 
 @pytest.mark.slow
@@ -146,10 +153,10 @@ def test_without_dali_the_others_compete(
 
 
 def test_the_files_of_every_suite_are_there() -> None:
-    named = {file for suite in bench.SUITES.values() for file in suite.files}
-    assert named == {path.name for path in bench.BENCHMARKS.glob("test_*.py")}
-    for suite in bench.SUITES.values():
-        assert set(suite.needs) <= bench._FIXES.keys()
+    named = {file for suite in suites.SUITES.values() for file in suite.files}
+    assert named == {path.name for path in suites.BENCHMARKS.glob("test_*.py")}
+    for suite in suites.SUITES.values():
+        assert set(suite.needs) <= suites._FIXES.keys()
 
 
 CONFTEST = """
@@ -181,17 +188,17 @@ MIXED = SKIPPED + "def test_other(keep):\n    keep(**{row})\n"
 def benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Replaces the benchmarks by these, and returns a folder for what they write."""
 
-    def write(**suites: str) -> Path:
+    def write(**tests: str) -> Path:
         folder = tmp_path / "benchmarks"
         folder.mkdir()
         (folder / "conftest.py").write_text(CONFTEST)
         (folder / "pytest.ini").write_text("[pytest]\n")
         (folder / "test_kernels.py").touch()
-        for name, text in suites.items():
+        for name, text in tests.items():
             row = ROWS["kernels" if name == "kernels" else "figures"]
             (folder / f"test_{name}.py").write_text(text.format(row=row))
-        monkeypatch.setattr(bench, "BENCHMARKS", folder)
-        monkeypatch.setattr(bench, "SUITES", {name: bench.Suite((f"test_{name}.py",)) for name in suites})
+        monkeypatch.setattr(suites, "BENCHMARKS", folder)
+        monkeypatch.setattr(suites, "SUITES", {name: suites.Suite((f"test_{name}.py",)) for name in tests})
         return tmp_path / "out"
 
     return write
@@ -204,10 +211,10 @@ def test_what_became_of_every_suite(
     out = benchmarks(
         kernels=PASSES, data=SKIPPED, step=FAILS, evaluate=SKIPPED_AS_A_WHOLE, mixed=MIXED, broken="1 / 0", bare="{{}}"
     )
-    monkeypatch.setitem(bench.SUITES, "bare", bench.Suite(("test_bare.py",), ("nonesuch",)))
-    monkeypatch.setitem(bench._FIXES, "nonesuch", "pip install nonesuch")
+    monkeypatch.setitem(suites.SUITES, "bare", suites.Suite(("test_bare.py",), ("nonesuch",)))
+    monkeypatch.setitem(suites._FIXES, "nonesuch", "pip install nonesuch")
     out.mkdir()
-    for name in bench.SUITES:
+    for name in suites.SUITES:
         for ending in (".csv", ".png", "_roofline.png"):
             (out / f"{name}{ending}").write_text("of an earlier run")
     main_code = _exit_code("bench", "all", "--quick", "--out", out)
@@ -242,7 +249,7 @@ def test_suites_that_cannot_run_are_no_failure(
     benchmarks: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = benchmarks(kernels=PASSES, data=SKIPPED)
-    assert bench.run_all(out, quick=True) == {"kernels": "ran", "data": "skipped: the moon (full)"}
+    assert suites.run_all(out, quick=True) == {"kernels": "ran", "data": "skipped: the moon (full)"}
     capfd.readouterr()
     assert _exit_code("bench", "all", "--out", out) == 0
     assert "data: skipped: the moon (full)" in capfd.readouterr().out
@@ -273,21 +280,21 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixt
 )
 def test_what_a_suite_needs(name: str, package: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ECO_FAST_TESTDATA", raising=False)
-    monkeypatch.setattr(bench, "_is_installed", lambda other: other != package)
-    assert package in bench.why_not(name) and fix in bench.why_not(name)
-    assert bench.why_not("kernels") == ""
+    monkeypatch.setattr(suites, "_is_installed", lambda other: other != package)
+    assert package in suites.why_not(name) and fix in suites.why_not(name)
+    assert suites.why_not("kernels") == ""
     with pytest.raises(UserError, match=package):
-        bench.bench_suite(name)
+        suites.bench_suite(name)
 
 
 def test_photographs_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_is_installed", lambda package: package != "skimage")
+    monkeypatch.setattr(suites, "_is_installed", lambda package: package != "skimage")
     monkeypatch.setenv("ECO_FAST_TESTDATA", str(tmp_path))
-    assert f"{tmp_path} has no train/" in bench.why_not("data")
+    assert f"{tmp_path} has no train/" in suites.why_not("data")
     folder = tmp_path / "train" / "DIV2K_0901-1000_quarter"
     folder.mkdir(parents=True)
     (folder / "0901.png").touch()
-    assert bench.why_not("data") == ""  # and scikit-image is not missed
+    assert suites.why_not("data") == ""  # and scikit-image is not missed
 
 
 def test_a_report_on_compiled_code_has_no_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
