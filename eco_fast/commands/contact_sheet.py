@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from eco_fast.data.arrays import map_array
 from eco_fast.data.store import PreparedStore, hr_kind
 from eco_fast.evaluate.pictures import png
 from eco_fast.files import write
@@ -28,7 +29,7 @@ def save_contact_sheet(store: PreparedStore, file: Path) -> int:
     for place, i in enumerate(chosen):
         entry = store.entries[i]
         # Rows and columns are dropped before Pillow sees the image: a store may hold very large ones.
-        pixels = np.load(store.file(hr_kind(), entry), mmap_mode="r")
+        pixels = map_array(store.file(hr_kind(), entry))
         step = max(1, max(pixels.shape[:2]) // (2 * _TILE))
         tile = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
         tile.thumbnail((_TILE, _TILE))

@@ -2,6 +2,7 @@
 
     find        which files there are, and which LR file belongs to which HR file
     header      sizes without decoding;  decode: one file -> pixels, by DALI or Pillow;  pixels: crop, bicubic LR
+    arrays      the store's files, an array each, written, read and mapped
     make_store  decodes once, downscales, runs the teacher, and writes arrays;  store: what it wrote, read again
     flat        images one after the other in one tensor, as kernels read them;  memory: whether they fit
     sampler     step -> Plan: image, corner and orientation of every patch, without a state

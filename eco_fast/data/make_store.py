@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eco_fast.data.arrays import load_array, save_array
 from eco_fast.data.decode import Decoder
 from eco_fast.data.find import find_images, hr_folder, pair_files, unique
 from eco_fast.data.header import image_size
@@ -41,7 +42,7 @@ from eco_fast.data.store import (
     read_index,
 )
 from eco_fast.errors import UserError
-from eco_fast.files import write_atomically
+from eco_fast.files import write_atomically, writing
 
 _JOURNAL, _LOCK = ".journal.jsonl", ".lock"
 _FOLDERS = re.compile(r"hr|lr_x[234]|centroid(_lr)?_x[234]_[^_]+")  # those that a store has, and may clear
@@ -220,7 +221,7 @@ class _Work:
     def _decode(self, entry: Entry) -> Entry:
         """Write what is missing of HR and LR of one image; its entry, complete but for centroids."""
         if hr_kind() in entry.crc32:
-            hr = np.load(self.out / hr_kind() / f"{entry.key}.npy")
+            hr = load_array(self.out / hr_kind() / f"{entry.key}.npy")
             scales = self._missing_scales(entry)
             return self._keep(entry, {lr_kind(s): bicubic_lr(crop_to_multiple(hr, s), s) for s in scales})
         notes = Notes()
@@ -256,7 +257,7 @@ class _Work:
         rate = _Rate()
         for done, i in enumerate(todo, start=1):
             entry = self.entries[i]
-            lr = np.load(self.out / lr_kind(teacher.scale) / f"{entry.key}.npy")
+            lr = load_array(self.out / lr_kind(teacher.scale) / f"{entry.key}.npy")
             sr = teacher.sr(lr)
             if sr.shape != entry.shape(kind):
                 raise UserError(
@@ -269,7 +270,9 @@ class _Work:
     def _keep(self, entry: Entry, arrays: dict[str, Image]) -> Entry:
         """Write arrays, then a line of the journal."""
         for kind, array in arrays.items():
-            _save(self.out / kind / f"{entry.key}.npy", array)
+            path = self.out / kind / f"{entry.key}.npy"
+            with writing(path, "make room and run eco-fast prepare again"):
+                save_array(path, array)
         sums = {kind: checksum(array) for kind, array in arrays.items()}
         entry = replace(entry, crc32={**entry.crc32, **sums})
         line = json.dumps(asdict(entry)) + "\n"
@@ -304,18 +307,6 @@ class _Rate:
     def add(self, amount: int) -> float:
         self._bytes += amount
         return self._bytes / 1e6 / max(time.monotonic() - self._started, 1e-9)
-
-
-def _save(path: Path, array: Image) -> None:
-    """Write an array under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0))
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}; make room and run eco-fast prepare again") from error
 
 
 def _known_entries(out: Path) -> dict[str, Entry]:

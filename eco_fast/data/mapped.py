@@ -5,11 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from eco_fast.data.arrays import map_array
+from eco_fast.data.pixels import Image
 from eco_fast.data.sampler import Plan
 from eco_fast.data.source import Patches, PlanOf, ReadsOf, SideBySide, default_threads, workers
 from eco_fast.errors import UserError
@@ -105,7 +105,7 @@ class Mapped:
                 out[sample] = self._array("lr" if kind == "window" else kind, image)[y : y + side, x : x + side]
         return whole
 
-    def _map(self, kind: str, image: int) -> NDArray[np.uint8]:
+    def _map(self, kind: str, image: int) -> Image:
         """An array in the memory of the process; the file need not stay open."""
         files = self._files
         paths: list[str] | None = getattr(files, kind)
@@ -114,22 +114,10 @@ class Mapped:
         factor = files.scale if kind in ("hr", "centroid") else 1
         least = (int(files.heights[image]) * factor, int(files.widths[image]) * factor, 3)
         try:
-            return _mapped_array(Path(paths[image]), least)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            array = map_array(Path(paths[image]))
+            if any(have < need for have, need in zip(array.shape, least, strict=True)):
+                raise ValueError(f"it holds {array.shape} where {least} or more was prepared")
+        except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"cannot read patches: {paths[image]}: {reason}; run eco-fast prepare --verify") from error
-
-
-def _mapped_array(path: Path, least: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """A `.npy` file as an array. NumPy's own maps keep their file open, and a system allows a thousand of these."""
-    with path.open("rb") as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("it is of another version of NumPy's format")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        start = file.tell()
-    fits = len(shape) == 3 and all(have >= need for have, need in zip(shape, least, strict=True))
-    if fortran or dtype != np.uint8 or not fits:
-        raise ValueError(f"it holds {dtype} {shape} where uint8 of {least} or more was prepared")
-    size = start + int(np.prod(shape))
-    mapped: NDArray[np.uint8] = torch.from_file(str(path), size=size, dtype=torch.uint8)[start:].view(*shape).numpy()
-    return mapped
+        return array

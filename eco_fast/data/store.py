@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eco_fast.data.arrays import load_array
 from eco_fast.data.decode import BY_PILLOW
 from eco_fast.data.find import find_images, hr_folder
 from eco_fast.data.flat import FlatImages, Progress, TrainingSet
@@ -197,7 +198,7 @@ class PreparedStore:
             shapes = [entry.shape(kind) for entry in entries]
             flat = FlatImages.empty([h for h, _, _ in shapes], [w for _, w, _ in shapes])
             for i, entry in enumerate(entries):
-                flat.image(i)[:] = np.load(self.file(kind, entry))
+                flat.image(i)[:] = load_array(self.file(kind, entry))
                 done += 1
                 if progress is not None:
                     progress(done, len(kinds) * len(entries))
@@ -299,12 +300,12 @@ class ArrayCheck:
             found = (self._path / name).stat()
             stamp = [found.st_size, found.st_mtime_ns, entry.crc32[kind]]
             if self._known.get(name) != stamp:
-                array = np.load(self._path / name, allow_pickle=False)
-                if array.shape != entry.shape(kind) or array.dtype != np.uint8 or checksum(array) != entry.crc32[kind]:
+                array = load_array(self._path / name)
+                if array.shape != entry.shape(kind) or checksum(array) != entry.crc32[kind]:
                     return f"{name} is damaged"
         except FileNotFoundError:
             return f"{name} is missing"
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError) as error:
             return f"{name} is damaged ({' '.join(str(error).split()) or type(error).__name__})"
         self._right[name] = stamp
         return None
