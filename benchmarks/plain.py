@@ -98,8 +98,8 @@ class PlainTrainer:
 class TunedTrainer:
     """`PlainTrainer` tuned with what PyTorch itself offers: the yardstick for a GPU, which never waits for its host.
 
-    All images lie on the device, patches are drawn and cut there by indices; bf16, channels_last, fused Adam, the loss
-    is not read; forward pass, loss and blend are compiled together, on a GPU with its graphs (`reduce-overhead`).
+    All images lie on the device, patches are drawn and cut there by indices; channels_last, fused Adam, the loss is not
+    read; forward pass, loss and blend are compiled together, on a GPU with its graphs (`reduce-overhead`).
     """
 
     def __init__(
@@ -111,10 +111,11 @@ class TunedTrainer:
         batch: int,
         lr: float,
         device: str,
+        bf16: bool,
         compile_: bool,
         **network: int,
     ) -> None:
-        self.scale, self.patch, self.batch, self.device = scale, patch, batch, device
+        self.scale, self.patch, self.batch, self.device, self.bf16 = scale, patch, batch, device, bf16
         kinds = [torch.from_numpy(np.stack(images)) for images in zip(*images, strict=True)]
         self.heights, self.widths = kinds[1].shape[1:3]  # of LR; all images have one size
         self.stores = [store.reshape(-1).to(device) for store in kinds]
@@ -153,6 +154,6 @@ class TunedTrainer:
             for store, table, scale in zip(self.stores, self.tables, (self.scale, 1, self.scale, 1), strict=True)
         )
         x = blend(lr, centroid_lr, alpha).permute(0, 3, 1, 2)
-        with torch.autocast(self.device, torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             sr = self.network(x)
         return 255.0 * F.l1_loss(sr.float(), blend(hr, centroid, alpha).permute(0, 3, 1, 2))

@@ -16,7 +16,7 @@ from steps import CASES, STEPS, Bench, Steps, choose_kernels, in_turns, medians_
 from eco_fast.proof.outcome import Evidence
 from eco_fast.proof.stage import Stage
 from eco_fast.train.lane import streams_of
-from eco_fast.train.machine import missing_tool
+from eco_fast.train.machine import has_fast_bf16, missing_tool
 from eco_kernels.dispatch import runs_kernels
 
 ECO = {"mode": "eco", "alpha__schedule": "constant", "alpha__value": 0.5, "teacher__file": "given"}
@@ -69,7 +69,8 @@ def switches(device: str) -> dict[str, dict[str, object]]:
         added["+ Triton kernels"] = {"kernels": "auto"}
     if device == "cuda":
         added["+ TF32"] = {"run__precision": "tf32"}
-    added["+ bf16"] = {"run__precision": "bf16"}
+    if has_fast_bf16(device):
+        added["+ bf16"] = {"run__precision": "bf16"}
     if missing_tool() is None:
         added["+ compile"] = {"run__compile": "default"}
     added["+ lanes"] = {"run__lanes": True}
@@ -98,9 +99,10 @@ def contest(stage: Stage, network: str) -> Evidence:
     makers |= {
         **rows,
         "online teacher, eager": partial(bench.loop, teacher__mode="online", **eager),
-        "plain PyTorch, bf16": partial(bench.plain, bf16=True),
         "plain PyTorch, fp32": partial(bench.plain, bf16=False),
     }
+    if bench.precision == "bf16":
+        makers["plain PyTorch, bf16"] = partial(bench.plain, bf16=True)
     return _compete(stage, network, bench, makers)
 
 

@@ -22,7 +22,7 @@ from eco_fast.models import build
 from eco_fast.train.inputs import load_inputs
 from eco_fast.train.lane import streams_of
 from eco_fast.train.loop import Loop
-from eco_fast.train.machine import configure, device_type, resolve
+from eco_fast.train.machine import configure, device_type, has_fast_bf16, resolve
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.teacher import freeze
 from eco_fast.train.update import make_update
@@ -48,6 +48,7 @@ class Bench:
     ) -> None:
         self.network, self.folder, self.device = network, folder, device or device_type("auto")
         self.batch = 2 if quick else batch
+        self.precision = "bf16" if has_fast_bf16(self.device) else "fp32"  # emulated bf16 takes many times fp32's time
         torch.compiler.reset()  # networks of one class share a cache of a few entries
         self.scale, self.patch, *_ = CASES.get(network, CASES["edsr-baseline"])
         (folder / "photos").mkdir(parents=True)
@@ -64,7 +65,7 @@ class Bench:
             "data.patch": self.patch,
             "data.batch": self.batch,
             "data.source": "resident",
-            "teacher.precision": "bf16",
+            "teacher.precision": self.precision,
             "optim.clip_value": 0.1,
             "run.steps": STEPS,
             "run.log_every": 5 * CASES.get(self.network, CASES["edsr-baseline"])[2],
@@ -168,9 +169,9 @@ class Bench:
         """`plain`, tuned with what PyTorch itself has, and fed on the device."""
         trainer = TunedTrainer(
             smooth_images(16, self.scale), self.scale, patch=self.patch, batch=self.batch, lr=2e-4, device=self.device,
-            compile_=compile_, **WIDTHS[self.network],
+            bf16=self.precision == "bf16", compile_=compile_, **WIDTHS[self.network],
         )  # fmt: skip
-        run, alpha = self.config(run__precision="bf16").run, torch.full((), 0.5, device=self.device)
+        run, alpha = self.config(run__precision=self.precision).run, torch.full((), 0.5, device=self.device)
 
         def steps(count: int) -> None:
             configure(run)

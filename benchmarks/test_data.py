@@ -296,24 +296,26 @@ def test_peak_memory(record: Record, tmp_path: Path, quick: bool) -> None:
     for i in range(4):
         for kind, factor in (("hr", 1), ("lr", SCALE)):
             np.save(tmp_path / f"{kind}{i}.npy", np.full((height // factor, width // factor, 3), i, dtype=np.uint8))
-    task = {"folder": str(tmp_path), "height": height // SCALE, "width": width // SCALE, "images": 1_000_000}
+    images, batches = (10_000, 50) if quick else (1_000_000, 1100)
+    task = {"folder": str(tmp_path), "height": height // SCALE, "width": width // SCALE}
+    task |= {"images": images, "batches": batches}
     started = time.perf_counter()
     result = subprocess.run(
         [sys.executable, __file__, json.dumps(task)], check=True, capture_output=True, text=True, cwd=tmp_path
     )
     peak = int(result.stdout)
     seconds = time.perf_counter() - started
-    record("memory of mapped", [seconds], *PACKAGES, peak_mb=peak, limit_mb=MEMORY_LIMIT, images=task["images"])
+    record("memory of mapped", [seconds], *PACKAGES, peak_mb=peak, limit_mb=MEMORY_LIMIT, images=images)
     assert peak < MEMORY_LIMIT or torch.version.cuda is not None  # a CUDA build brings hundreds of MB of its own
 
 
-def read_and_weigh(folder: str, height: int, width: int, images: int) -> int:
-    """Memory in MB after a thousand batches of `mapped`, without the pages of files, which the system takes back."""
+def read_and_weigh(folder: str, height: int, width: int, images: int, batches: int) -> int:
+    """Memory in MB after some batches of `mapped`, without the pages of files, which the system takes back."""
     paths = {kind: [f"{folder}/{kind}{i % 4}.npy" for i in range(images)] for kind in ("hr", "lr")}
     heights, widths = torch.full((images,), height), torch.full((images,), width)
     plan = Sampler(heights, widths, 1, PATCH, BATCH, seed=0).plan
     source = Mapped(ArrayFiles(SCALE, heights, widths, **paths), plan, vanilla, STEPS, PATCH)
-    for step in range(1100):
+    for step in range(batches):
         source.fetch(step)
     source.close()
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
