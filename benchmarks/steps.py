@@ -50,9 +50,11 @@ class Bench:
         self.batch = 2 if quick else batch
         self.precision = "bf16" if has_fast_bf16(self.device) else "fp32"  # emulated bf16 takes many times fp32's time
         torch.compiler.reset()  # networks of one class share a cache of a few entries
-        self.scale, self.patch, *_ = CASES.get(network, CASES["edsr-baseline"])
+        self.scale, patch, *_ = CASES.get(network, CASES["edsr-baseline"])
+        self.patch = min(patch, 24) if quick else patch
+        self.images = smooth_images(2 if quick else 16, self.scale)
         (folder / "photos").mkdir(parents=True)
-        for i, (hr, *_) in enumerate(smooth_images(16, self.scale)):
+        for i, (hr, *_) in enumerate(self.images):
             Image.fromarray(hr).save(folder / "photos" / f"{i}.png")
 
     def config(self, **settings: object) -> Config:
@@ -152,7 +154,7 @@ class Bench:
     def plain(self, *, bf16: bool) -> Steps:
         """ECO as one would write it without this project, see `plain.py`; on a GPU it waits for its host."""
         trainer = PlainTrainer(
-            smooth_images(16, self.scale), self.scale, patch=self.patch, batch=self.batch, lr=2e-4, bf16=bf16,
+            self.images, self.scale, patch=self.patch, batch=self.batch, lr=2e-4, bf16=bf16,
             device=self.device, **WIDTHS[self.network],
         )  # fmt: skip
         full = "tf32" if self.device == "cuda" else "fp32"  # of convolutions, where nothing else is asked for
@@ -168,7 +170,7 @@ class Bench:
     def tuned(self, *, compile_: bool) -> Steps:
         """`plain`, tuned with what PyTorch itself has, and fed on the device."""
         trainer = TunedTrainer(
-            smooth_images(16, self.scale), self.scale, patch=self.patch, batch=self.batch, lr=2e-4, device=self.device,
+            self.images, self.scale, patch=self.patch, batch=self.batch, lr=2e-4, device=self.device,
             bf16=self.precision == "bf16", compile_=compile_, **WIDTHS[self.network],
         )  # fmt: skip
         run, alpha = self.config(run__precision=self.precision).run, torch.full((), 0.5, device=self.device)

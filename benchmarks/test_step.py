@@ -11,7 +11,7 @@ import pytest
 from plain import PlainTrainer
 from recorded import clock
 from rows import Record
-from steps import CASES, Bench, Steps, in_turns, medians_ms, smooth_images
+from steps import CASES, Bench, Steps, in_turns, medians_ms
 
 from eco_fast.train.machine import missing_tool
 
@@ -97,7 +97,7 @@ def test_against_plain_pytorch(record: Record, tmp_path: Path, precision: str, q
     """ECO as one would write it without this project, on the same images in memory."""
     bench = Bench("edsr-tiny", tmp_path / "bench", quick=quick)
     plain = PlainTrainer(
-        smooth_images(16, 2), 2, patch=24, batch=bench.batch, lr=2e-4, bf16=precision == "bf16", device=bench.device
+        bench.images, 2, patch=24, batch=bench.batch, lr=2e-4, bf16=precision == "bf16", device=bench.device
     )
     eco = {"mode": "eco", "alpha__schedule": "constant", "alpha__value": 0.5, "teacher__file": "given"}
     contestants: dict[str, Steps] = {

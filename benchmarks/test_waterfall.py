@@ -15,7 +15,7 @@ from plain import PlainTrainer
 from recorded import clock
 from rows import Record
 from step_contest import ECO, switches
-from steps import CASES, WIDTHS, Bench, Steps, in_turns, medians_ms, smooth_images
+from steps import CASES, WIDTHS, Bench, Steps, in_turns, medians_ms
 
 from eco_fast.models import build
 from eco_fast.train.lane import streams_of
@@ -32,7 +32,7 @@ class PlainRun:
         self.losses: list[float] = []
         self._run = bench.config(run__precision="fp32").run
         self._trainer = PlainTrainer(
-            smooth_images(16, bench.scale),
+            bench.images,
             bench.scale,
             patch=bench.patch,
             batch=bench.batch,
