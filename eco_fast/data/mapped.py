@@ -72,7 +72,8 @@ class Mapped:
         for later in range(step, min(step + 1 + self._ahead, self._steps)):
             if later not in self._waiting:
                 plan, kinds = self._plan(later), self._reads(later)
-                self._waiting[later] = plan, kinds, self._pool.submit(self._cut, plan, kinds)
+                room = self._side_by_side.room(kinds)  # not by the threads: for those the current GPU is the first one
+                self._waiting[later] = plan, kinds, self._pool.submit(self._cut, plan, *room)
         plan, kinds, whole = self._waiting.pop(step)
         return self._side_by_side.patches(whole.result(), kinds, plan)
 
@@ -90,9 +91,8 @@ class Mapped:
             future.cancel()
         self._waiting.clear()
 
-    def _cut(self, plan: Plan, kinds: tuple[str, ...]) -> Tensor:
-        """The patches of a batch, in memory from `room`."""
-        whole, parts = self._side_by_side.room(kinds)
+    def _cut(self, plan: Plan, whole: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """Fill memory from `room` with the patches of a batch."""
         index = plan.index.tolist()
         for kind, part in parts.items():
             rows, columns = plan.top, plan.left
