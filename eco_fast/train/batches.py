@@ -146,7 +146,7 @@ class Batches:
     def __init__(self, config: Config, inputs: Inputs, world: World, times: StepTimes) -> None:
         images, data = inputs.images, config.data
         teacher = None if inputs.teacher is None else online_teacher(config, inputs.teacher, images)
-        context = config.teacher.context if teacher else 0
+        context = 0 if teacher is None else config.teacher.context
         sampler = Sampler(
             images.heights,
             images.widths,
@@ -159,12 +159,13 @@ class Batches:
             world_size=world.size,
             context=context,
         )
-        self.phases = Phases(config)
+        self.phases = phases = Phases(config)
+        online = teacher is not None  # the source holds neither the teacher nor, in a circle, these batches
 
         def fetched(step: int) -> tuple[str, ...]:
             """An online teacher makes centroids, and the LR of the patch lies in its window."""
-            kinds = self.phases.reads(step)
-            if teacher is None or not self.phases.reads_teacher(step):
+            kinds = phases.reads(step)
+            if not (online and phases.reads_teacher(step)):
                 return kinds
             return ("window", "hr") if "hr" in kinds else ("window",)
 
