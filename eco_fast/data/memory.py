@@ -17,7 +17,8 @@ def resident_bytes(heights: Tensor, widths: Tensor, scale: int, *, centroids: bo
 def free_memory(device: torch.device | str) -> int:
     """Bytes that a process could still take on a device."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, and not in use
+        return torch.cuda.mem_get_info(device)[0] + kept
     return min(_available_ram(), _left_in_container())
 
 

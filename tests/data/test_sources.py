@@ -423,6 +423,31 @@ def test_what_images_take(x4: Case) -> None:
     assert 2**20 < free_memory("cpu") < 2**50
 
 
+def test_what_pytorch_keeps_of_a_gpu_and_does_not_use_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
+    assert free_memory("cuda") == 150
+
+
+@pytest.mark.usefixtures("dali")
+@pytest.mark.parametrize("name", ["mapped", "files"])
+def test_memory_is_taken_by_the_thread_that_fetches(x4: Case, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinning asks for the current GPU, and to other threads that is the first one, whatever the process trains on."""
+    takers, take = set(), SideBySide.room
+
+    def room(self: SideBySide, kinds: tuple[str, ...]) -> object:
+        takers.add(threading.current_thread())
+        return take(self, kinds)
+
+    monkeypatch.setattr(SideBySide, "room", room)
+    source = x4.open(name, x4.sampler().plan, REAL)
+    for step in range(3):
+        source.fetch(step)
+    source.close()
+    assert takers == {threading.current_thread()}
+
+
 def test_patches_lie_side_by_side_without_a_copy() -> None:
     side_by_side = SideBySide(4, 8, 3, 2, "cpu")
     whole, parts = side_by_side.room(KINDS)
