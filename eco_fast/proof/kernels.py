@@ -223,6 +223,8 @@ def _losses() -> Iterator[Case]:
     for kind, dtype, hr_type, centroid_type in product(KINDS, FLOATS, targets, targets):
         if hr_type is not None or centroid_type is not None:
             yield _loss(kind, dtype, hr_type, centroid_type)
+        if hr_type == centroid_type == torch.uint8:
+            yield _loss(kind, dtype, hr_type, centroid_type, tensor=True)
 
 
 def _loss(
@@ -231,9 +233,11 @@ def _loss(
     hr_type: torch.dtype | None,
     centroid_type: torch.dtype | None,
     *,
+    tensor: bool = False,
     shape: tuple[int, ...] = (3, 3, 48, 32),
     mark: frozenset[str] = frozenset(),
 ) -> Case:
+    """`tensor`: the factor lies on the device, as in graphs of PyTorch."""
     sr = _random(shape, dtype, 1, "channels_last")
     hr, centroid = (
         None if each is None else _random(shape, each, seed, "channels_last")
@@ -244,7 +248,8 @@ def _loss(
 
     def check(device: torch.device) -> float:
         there = [None if each is None else each.to(device) for each in arguments]
-        loss, grad = eco_loss_with_grad(*there, kind=kind, scale_factor=255.0)  # type: ignore[arg-type]
+        factor = torch.full((), 255.0, device=device) if tensor else 255.0
+        loss, grad = eco_loss_with_grad(*there, kind=kind, scale_factor=factor)  # type: ignore[arg-type]
         expected, slope = reference.eco_loss_with_grad(*arguments, kind=kind, scale_factor=255.0)
         _, unscaled = reference.eco_loss_with_grad(*arguments, kind="l2")
         difference = unscaled.abs() * sr.numel() / 2
@@ -253,7 +258,7 @@ def _loss(
         error = _error(grad.cpu()[apart], slope[apart], room[apart])
         return max(error, abs(loss.item() - expected.item()) / (1e-6 * expected.item()))
 
-    name = "-".join((kind, *map(_name, (dtype, hr_type, centroid_type))))
+    name = "-".join((kind, *map(_name, (dtype, hr_type, centroid_type)), *(("tensor",) if tensor else ())))
     return Case(f"loss {name}", frozenset({name}) | mark, check)
 
 

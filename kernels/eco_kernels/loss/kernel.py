@@ -201,10 +201,12 @@ def _reach(image: Tensor) -> int:
 
 
 def specialisations() -> Iterator[Specialisation]:
-    """RGB in one layout: every type of sr, of hr and centroid (or one of them None), every kind of loss."""
+    """RGB in one layout: every type of sr, of hr and centroid (or one of them None), every kind of loss; and with a
+    factor on the device, as in graphs of PyTorch, for 8-bit targets."""
     images = (torch.uint8, torch.bfloat16, torch.float32, None)
-    for kind, sr, hr, centroid in product(KINDS, (torch.float32, torch.bfloat16, torch.float16), images, images):
-        if hr is None and centroid is None:
+    floats = (torch.float32, torch.bfloat16, torch.float16)
+    for kind, sr, hr, centroid, tensor in product(KINDS, floats, images, images, (False, True)):
+        if (hr is None and centroid is None) or (tensor and not hr == centroid == torch.uint8):
             continue
         given = {name: dtype for name, dtype in (("hr", hr), ("centroid", centroid)) if dtype is not None}
         absent = {"hr", "centroid", "alpha" if len(given) < 2 else "weights", "weights"} - given.keys()
@@ -214,7 +216,7 @@ def specialisations() -> Iterator[Specialisation]:
             "INTERLEAVED": True,
             "HR_SAME": hr is not None,
             "CENTROID_SAME": centroid is not None,
-            "SCALE_ON_DEVICE": False,
+            "SCALE_ON_DEVICE": tensor,
             "KIND": KINDS.index(kind),
         }
         types = {
@@ -223,13 +225,13 @@ def specialisations() -> Iterator[Specialisation]:
             "grad": POINTERS[sr],
             "alpha": "*fp32",
             "partials": "*fp32",
-            "scale": "fp32",
+            "scale": "*fp32" if tensor else "fp32",
             "count": "fp32",
         }
         element = 2 * sr.itemsize + size_of(hr) + size_of(centroid)
         yield specialisation(
             "eco_loss_with_grad",
-            "-".join((kind, *map(short_name, (sr, hr, centroid)))),
+            "-".join((kind, *map(short_name, (sr, hr, centroid)), *(("tensor",) if tensor else ()))),
             _eco_loss_kernel,
             types,
             constexprs,
