@@ -61,11 +61,12 @@ def super_resolve(
         while True:
             try:
                 return _in_tiles(forward, lr, side, overlap, device, progress)
-            except torch.OutOfMemoryError:  # the estimate was too low: on a GPU it comes as this exception
-                side = _smaller(side, lr)
+            except torch.OutOfMemoryError:
+                pass  # the estimate was too low; what the exception holds is let go first
             except FloatingPointError:
                 fix = "check its weights" if precision == "fp32" else f"check its weights, or leave {precision} out"
                 raise UserError(f"the network's output is not finite; {fix}") from None
+            side = _smaller(side, lr)
 
 
 def _in_tiles(

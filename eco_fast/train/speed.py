@@ -73,7 +73,8 @@ def _event() -> Any:
 def training_flops(network: nn.Module, patch: int) -> int:
     """FLOPs of forward and backward for one LR patch, a product and a sum counted as two; runs it forward once."""
     device = next(network.parameters()).device
-    with torch.no_grad(), torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
+    gpus = [device] if device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(gpus), FlopCounterMode(display=False) as counter:
         network(torch.zeros((1, 3, patch, patch), device=device))
     return _FORWARD_AND_BACKWARD * counter.get_total_flops()
 
