@@ -157,7 +157,9 @@ def test_two_processes_then_one(photos: Path, tmp_path: Path, teacher: Path, env
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("dali")
-@pytest.mark.parametrize("source", ["resident", "mapped", "files"])
+@pytest.mark.parametrize(
+    "source", ["mapped", *(pytest.param(name, marks=pytest.mark.full) for name in ("resident", "files"))]
+)
 def test_two_processes_with_an_online_teacher(
     photos: Path, tmp_path: Path, teacher: Path, environment: dict[str, str], source: str
 ) -> None:
