@@ -63,6 +63,15 @@ def dali() -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
 
+@pytest.fixture
+def source(request: pytest.FixtureRequest) -> str:
+    """One of the values that a test is parametrised with, `indirect`; `files` is skipped where DALI is missing."""
+    name: str = request.param
+    if name == "files":
+        request.getfixturevalue("dali")
+    return name
+
+
 @pytest.fixture(scope="session")
 def spandrel() -> Iterator[ModuleType]:
     """The library; the test is skipped where it is not installed.

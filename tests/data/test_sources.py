@@ -430,9 +430,8 @@ def test_what_pytorch_keeps_of_a_gpu_and_does_not_use_is_free(monkeypatch: pytes
     assert free_memory("cuda") == 150
 
 
-@pytest.mark.usefixtures("dali")
-@pytest.mark.parametrize("name", ["mapped", "files"])
-def test_memory_is_taken_by_the_thread_that_fetches(x4: Case, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("source", ["mapped", "files"], indirect=True)
+def test_memory_is_taken_by_the_thread_that_fetches(x4: Case, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pinning asks for the current GPU, and to other threads that is the first one, whatever the process trains on."""
     takers, take = set(), SideBySide.room
 
@@ -441,10 +440,10 @@ def test_memory_is_taken_by_the_thread_that_fetches(x4: Case, name: str, monkeyp
         return take(self, kinds)
 
     monkeypatch.setattr(SideBySide, "room", room)
-    source = x4.open(name, x4.sampler().plan, REAL)
+    opened = x4.open(source, x4.sampler().plan, REAL)
     for step in range(3):
-        source.fetch(step)
-    source.close()
+        opened.fetch(step)
+    opened.close()
     assert takers == {threading.current_thread()}
 
 

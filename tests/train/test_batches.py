@@ -151,8 +151,7 @@ def test_the_lane_makes_each_batch_once() -> None:
     assert teacher.calls == 11
 
 
-@pytest.mark.usefixtures("dali")
-@pytest.mark.parametrize("source", ["resident", "mapped", "files"])
+@pytest.mark.parametrize("source", ["resident", "mapped", "files"], indirect=True)
 def test_processes_share_what_an_online_teacher_makes(photos: Path, tmp_path: Path, source: str) -> None:
     """From every source the batches of one process with resident images, in as many parts as there are processes."""
     teacher = freeze(build("edsr-tiny", 2, blocks=1, channels=8))

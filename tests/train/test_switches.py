@@ -74,14 +74,15 @@ def test_the_same_bits(photos: Path, tmp_path: Path, teacher: Path, settings: di
     assert all(torch.equal(other[name], plain[name]) for name in plain)
 
 
-@pytest.mark.usefixtures("dali")
+@pytest.mark.parametrize("source", ["mapped", "files"], indirect=True)
 @pytest.mark.parametrize("mode", ["kd", "eco-centroid", "eco", "alpha-sample"])
-def test_an_online_teacher_from_every_source(photos: Path, tmp_path: Path, teacher: Path, mode: str) -> None:
+def test_an_online_teacher_from_every_source(
+    photos: Path, tmp_path: Path, teacher: Path, mode: str, source: str
+) -> None:
     settings: dict[str, object] = {"mode": mode, "teacher__file": teacher, "teacher__mode": "online"}
     plain = weights(photos, tmp_path / "resident", **settings, data__source="resident")
-    for source in ("mapped", "files"):
-        other = weights(photos, tmp_path / source, **settings, data__source=source)
-        assert all(torch.equal(other[name], plain[name]) for name in plain), source
+    other = weights(photos, tmp_path / source, **settings, data__source=source)
+    assert all(torch.equal(other[name], plain[name]) for name in plain)
 
 
 @pytest.mark.usefixtures("dali")
@@ -156,9 +157,10 @@ def test_two_processes_then_one(photos: Path, tmp_path: Path, teacher: Path, env
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("dali")
 @pytest.mark.parametrize(
-    "source", ["mapped", *(pytest.param(name, marks=pytest.mark.full) for name in ("resident", "files"))]
+    "source",
+    ["mapped", *(pytest.param(name, marks=pytest.mark.full) for name in ("resident", "files"))],
+    indirect=True,
 )
 def test_two_processes_with_an_online_teacher(
     photos: Path, tmp_path: Path, teacher: Path, environment: dict[str, str], source: str
