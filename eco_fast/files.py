@@ -15,11 +15,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         OSError: The file cannot be written; what was there is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with moved_when_complete(temporary, path), temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def moved_when_complete(temporary: Path, path: Path) -> Iterator[None]:
+    """Inside, a temporary file is written; it then takes the place of `path`, or goes where something is raised."""
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from eco_fast.data.pixels import Image
+from eco_fast.files import moved_when_complete
 
 Shape = tuple[int, ...]  # (H, W, 3)
 _HEADER = re.compile(rb"\{'descr': '\|u1', 'fortran_order': False, 'shape': \((\d+), (\d+), (3)\), \} *\n")
@@ -26,13 +27,8 @@ def save_array(path: Path, array: Image) -> None:
         OSError: The file cannot be written; what was there is untouched.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0))
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with moved_when_complete(temporary, path), temporary.open("wb") as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0))
 
 
 def load_array(path: Path) -> Image:

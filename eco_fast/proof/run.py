@@ -12,7 +12,7 @@ from rich.console import Console
 
 import eco_fast
 from eco_fast.errors import Stopped, UserError
-from eco_fast.files import writing
+from eco_fast.files import moved_when_complete, writing
 from eco_fast.proof.journal import Journal, open_journal, read_journal
 from eco_fast.proof.outcome import Outcome
 from eco_fast.proof.report import has_gpu, summary, write_report
@@ -135,10 +135,9 @@ def _unpack(archive: Path) -> None:
 def _pack(out: Path, file: Path) -> None:
     """Write everything in a folder as one archive."""
     temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        with writing(file, "name another file with --pack"):
-            with tarfile.open(temporary, "w:xz") as archive:
-                archive.add(out, out.name, filter=lambda member: None if temporary.name in member.name else member)
-            temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        writing(file, "name another file with --pack"),
+        moved_when_complete(temporary, file),
+        tarfile.open(temporary, "w:xz") as archive,
+    ):
+        archive.add(out, out.name, filter=lambda member: None if temporary.name in member.name else member)
