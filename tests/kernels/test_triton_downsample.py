@@ -85,7 +85,7 @@ def test_an_image_too_large_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "count"), [(4, 1), *(pytest.param(scale, 5, marks=pytest.mark.full) for scale in SCALES)]
+    ("scale", "count"), [(3, 1), (4, 1), *(pytest.param(scale, 5, marks=pytest.mark.full) for scale in SCALES)]
 )
 def test_published_images(scale, count, testdata) -> None:
     """Set5's smallest images, equal in every value to the LR images that papers report on."""
