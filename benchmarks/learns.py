@@ -38,10 +38,10 @@ def learns(stage: Stage) -> Evidence:
     """Train both modes and compare; on a CPU a few steps, which end nowhere."""
     if stage.small:
         for mode in ("eco", "vanilla"):
-            _train(stage, mode, None, **REHEARSAL, **{"data.train": [str(_data() / VALID / "HR")]})
+            _train(stage, mode, None, {**REHEARSAL, "data.train": [str(_data() / VALID / "HR")]})
         return Evidence(2, detail=f"{REHEARSAL['run.steps']} steps of each mode: they run, and no more is shown")
     expected = _reference()
-    found = {mode: _train(stage, mode, expected[mode]) for mode in ("eco", "vanilla")}
+    found = {mode: _train(stage, mode, expected[mode], {}) for mode in ("eco", "vanilla")}
     faults = [
         f"{mode} ends at {psnr:.3f} dB, on a CPU at {expected[mode]:.3f}"
         for mode, psnr in found.items()
@@ -52,8 +52,8 @@ def learns(stage: Stage) -> Evidence:
     return Evidence(2, tuple(faults), f"{gain:+.3f} dB of eco over vanilla after {STEPS} steps")
 
 
-def _train(stage: Stage, mode: str, expected: float | None, **settings: object) -> float:
-    """PSNR-Y of one run, whose figures are reported next to those that are expected."""
+def _train(stage: Stage, mode: str, expected: float | None, settings: dict[str, Any]) -> float:
+    """PSNR-Y of one run with these settings besides its own; figures are reported next to those that are expected."""
     data = _data()
     flags: dict[str, Any] = {
         "mode": mode,
@@ -119,5 +119,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         stage = Stage("cpu", Path(scratch), Path(scratch), 1e9, rows.append)
         for mode, seed in itertools.product(("eco", "vanilla"), SEEDS):
-            _train(stage, mode, None, **{"run.seed": seed})
+            _train(stage, mode, None, {"run.seed": seed})
     write_figures(REFERENCE, [{**row, **environment()} for row in rows])

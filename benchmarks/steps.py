@@ -187,7 +187,7 @@ class Bench:
         teacher = self.teacher()
         side = self.patch + 2 * self.config().teacher.context
         x = torch.rand(self.batch, 3, side, side, device=self.device).to(memory_format=torch.channels_last)
-        low = self.config().run.precision == "bf16"
+        low = self.precision == "bf16"
 
         def steps(count: int) -> None:
             for _ in range(count):

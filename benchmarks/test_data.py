@@ -297,8 +297,8 @@ def test_peak_memory(record: Record, tmp_path: Path, quick: bool) -> None:
         for kind, factor in (("hr", 1), ("lr", SCALE)):
             np.save(tmp_path / f"{kind}{i}.npy", np.full((height // factor, width // factor, 3), i, dtype=np.uint8))
     images, batches = (10_000, 50) if quick else (1_000_000, 1100)
-    task = {"folder": str(tmp_path), "height": height // SCALE, "width": width // SCALE}
-    task |= {"images": images, "batches": batches}
+    size = {"height": height // SCALE, "width": width // SCALE}
+    task = {"folder": str(tmp_path), **size, "images": images, "batches": batches}
     started = time.perf_counter()
     result = subprocess.run(
         [sys.executable, __file__, json.dumps(task)], check=True, capture_output=True, text=True, cwd=tmp_path

@@ -58,7 +58,7 @@ def test_the_loop(record: Record, bench: Bench, quick: bool) -> None:
             ratio=None if ratio is None else round(ratio, 3),
             of=of,
             goal=goal,
-            precision=bench.config().run.precision,
+            precision=bench.precision,
         )
 
 
@@ -87,7 +87,7 @@ def test_default_settings(record: Record, bench: Bench, quick: bool) -> None:
             ratio=round(ratio, 3),
             of="speed of fp32, NCHW, eager",
             goal=goal,
-            precision=bench.config().run.precision,
+            precision=bench.precision,
         )
 
 

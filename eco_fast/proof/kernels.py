@@ -258,7 +258,7 @@ def _loss(
         error = _error(grad.cpu()[apart], slope[apart], room[apart])
         return max(error, abs(loss.item() - expected.item()) / (1e-6 * expected.item()))
 
-    name = "-".join((kind, *map(_name, (dtype, hr_type, centroid_type)), *(("tensor",) if tensor else ())))
+    name = "-".join((kind, *map(_name, (dtype, hr_type, centroid_type)))) + "-tensor" * tensor
     return Case(f"loss {name}", frozenset({name}) | mark, check)
 
 

@@ -231,7 +231,7 @@ def specialisations() -> Iterator[Specialisation]:
         element = 2 * sr.itemsize + size_of(hr) + size_of(centroid)
         yield specialisation(
             "eco_loss_with_grad",
-            "-".join((kind, *map(short_name, (sr, hr, centroid)), *(("tensor",) if tensor else ()))),
+            "-".join((kind, *map(short_name, (sr, hr, centroid)))) + "-tensor" * tensor,
             _eco_loss_kernel,
             types,
             constexprs,
