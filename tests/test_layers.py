@@ -18,7 +18,7 @@ ALLOWED = {  # package -> those of the project that it may import
     "display": {"console"},
     "config": {"errors"},
     "eco": {"errors"},
-    "models": {"errors", "files"},
+    "models": {"errors", "files", "eco_kernels"},
     "data": {"errors", "files", "eco_kernels"},
     "evaluate": {"errors", "figure", "files", "data", "models", "eco_kernels"},
     "train": GROUND | {"config", "data", "models", "eco", "evaluate", "eco_kernels"},

@@ -6,7 +6,8 @@ Parameters carry the names of the published EDSR-PyTorch files, so those load wi
 import torch
 from torch import Tensor, nn
 
-from eco_fast.models.layers import RGB_RANGE, FloatConv3x3, MeanShift, conv3x3, upsampler
+from eco_fast.models.layers import RGB_RANGE, MeanShift, conv3x3
+from eco_fast.models.tail import Tail
 
 
 class ResidualBlock(nn.Module):
@@ -33,7 +34,7 @@ class EDSR(nn.Module):
         self.head = nn.Sequential(conv3x3(3, channels))
         residual_blocks = [ResidualBlock(channels, res_scale) for _ in range(blocks)]
         self.body = nn.Sequential(*residual_blocks, conv3x3(channels, channels))
-        self.tail = nn.Sequential(upsampler(scale, channels), FloatConv3x3(channels, 3))
+        self.tail = Tail(scale, channels)
 
     @property
     def receptive_radius(self) -> int:
@@ -44,4 +45,4 @@ class EDSR(nn.Module):
         """x (B, 3, h, w) float in [0, 1] -> (B, 3, scale h, scale w) float32, about [0, 1] and not clamped."""
         features = self.head(self.sub_mean(RGB_RANGE * x.float()))
         features = features + self.body(features)
-        return self.add_mean(self.tail(features)) / RGB_RANGE
+        return self.tail(features, self.add_mean.bias)

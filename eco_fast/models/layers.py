@@ -68,9 +68,13 @@ def mean_shift_state() -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, shift in shifts.items() for key, value in shift.state_dict().items()}
 
 
+FACTORS = {2: (2,), 3: (3,), 4: (2, 2)}
+"""Scale -> the shuffles that make it."""
+
+
 def upsampler(scale: int, channels: int) -> nn.Sequential:
-    """Sub-pixel upsampling: one shuffle by 2 or 3, two shuffles by 2 for x4."""
+    """Sub-pixel upsampling: a convolution and a shuffle for each of `FACTORS`."""
     layers: list[nn.Module] = []
-    for factor in {2: [2], 3: [3], 4: [2, 2]}[scale]:
+    for factor in FACTORS[scale]:
         layers += [conv3x3(channels, factor * factor * channels), nn.PixelShuffle(factor)]
     return nn.Sequential(*layers)

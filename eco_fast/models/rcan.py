@@ -6,7 +6,8 @@ Parameters carry the names of the published files, so those load without renamin
 import torch
 from torch import Tensor, nn
 
-from eco_fast.models.layers import RGB_RANGE, FloatConv3x3, MeanShift, conv3x3, upsampler
+from eco_fast.models.layers import RGB_RANGE, MeanShift, conv3x3
+from eco_fast.models.tail import Tail
 
 _REDUCTION = 16  # channels per channel of the attention's bottleneck
 
@@ -69,10 +70,10 @@ class RCAN(nn.Module):
         self.body = nn.Sequential(
             *(ResidualGroup(channels, blocks) for _ in range(groups)), conv3x3(channels, channels)
         )
-        self.tail = nn.Sequential(upsampler(scale, channels), FloatConv3x3(channels, 3))
+        self.tail = Tail(scale, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, 3, h, w) float in [0, 1] -> (B, 3, scale h, scale w) float32, about [0, 1] and not clamped."""
         features = self.head(self.sub_mean(RGB_RANGE * x.float()))
         features = features + self.body(features)
-        return self.add_mean(self.tail(features)) / RGB_RANGE
+        return self.tail(features, self.add_mean.bias)

@@ -4,6 +4,7 @@
     downsample      MATLAB's bicubic `imresize`, bit for bit: stores, and `files`
     mix             the same on the teacher's output, blended with the real LR: a step's `x` with an online teacher
     loss            the pixel loss against the blended target, with its gradient
+    tail            the linear end of a network, from features to the picture
 
 Each folder is one operation: `__init__` what users call (checks, operator), `cpu` plain PyTorch, `kernel` Triton,
 `reference` the slow and readable truth that tests compare with. They share `dispatch` (who computes), `checks`,
@@ -16,6 +17,7 @@ from eco_kernels.downsample import bicubic_downsample
 from eco_kernels.gather import gather_mix, gather_patches
 from eco_kernels.loss import eco_loss, eco_loss_with_grad
 from eco_kernels.mix import downsample_mix
+from eco_kernels.tail import linear_tail
 
 __all__ = [
     "bicubic_downsample",
@@ -24,4 +26,5 @@ __all__ = [
     "eco_loss_with_grad",
     "gather_mix",
     "gather_patches",
+    "linear_tail",
 ]

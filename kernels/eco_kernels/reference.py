@@ -8,6 +8,7 @@ from eco_kernels.downsample.reference import bicubic_downsample, cubic, imresize
 from eco_kernels.gather.reference import gather_mix, gather_patches, orient, unit_range
 from eco_kernels.loss.reference import eco_loss, eco_loss_with_grad
 from eco_kernels.mix.reference import downsample_mix
+from eco_kernels.tail.reference import linear_tail
 
 __all__ = [
     "bicubic_downsample",
@@ -18,6 +19,7 @@ __all__ = [
     "gather_mix",
     "gather_patches",
     "imresize",
+    "linear_tail",
     "orient",
     "to_8_bit",
     "unit_range",

@@ -76,7 +76,7 @@ def test_the_radius_is_no_guess(scale: int) -> None:
 def test_the_tile_follows_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     network, cpu = build("edsr-tiny", 2, blocks=2, channels=8), torch.device("cpu")
     each = bytes_per_pixel(network, cpu)
-    assert each == 3 * 4 * 8 * 4  # the upsampler's output: 4 times as many pixels of 8 channels, 4 bytes each, 3 alive
+    assert each == 3 * 3 * 4 * 4  # the picture: 4 times as many pixels of 3 channels, 4 bytes each, 3 alive
     monkeypatch.setattr(tiles, "free_memory", lambda device: 1_000_000 * each / 0.8)
     assert tile_that_fits(network, 1000, 1000, cpu) is None
     assert tile_that_fits(network, 1000, 1001, cpu) == 1000 - 2 * receptive_radius(network)

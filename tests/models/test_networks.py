@@ -193,7 +193,7 @@ def test_bfloat16_autocast_keeps_a_float32_tail_and_channels_last(name: str) -> 
     torch.manual_seed(0)
     network = build(name, 2, **SMALL[name]).to(memory_format=torch.channels_last)
     tail_inputs: list[torch.Tensor] = []
-    tail = network.get_submodule("upsampler.0" if name == "rlfn-s" else "tail.1")
+    tail = network.get_submodule("upsampler.0" if name == "rlfn-s" else "tail")
     tail.register_forward_pre_hook(lambda module, inputs: tail_inputs.extend(inputs))
     x = torch.rand(2, 3, 24, 24).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
