@@ -95,7 +95,7 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display, wor
     for turn in (True, False):
         with world.agree():
             if first == turn:
-                images = load_images(config, None if online else teacher, display)
+                images = load_images(config, None if online else teacher, display, prepares=first)
     assert images is not None
     if several:
         _compare_images(config, images, world, display)
@@ -144,13 +144,14 @@ def _compare_images(config: Config, images: Images, world: World, display: Displ
         display.line(f"note: {line}; each trains on its own")
 
 
-def load_images(config: Config, teacher: nn.Module | None, display: Display) -> Images:
+def load_images(config: Config, teacher: nn.Module | None, display: Display, *, prepares: bool = True) -> Images:
     """Find, prepare and check the training images.
 
     Args:
         config: With the device resolved.
         teacher: Makes the centroids, on the device; None where none are stored.
         display: Where progress is shown.
+        prepares: Make the store, or bring it up to date; else another process has done so.
 
     Raises:
         UserError: Images are missing or wrong, or the source cannot be had.
@@ -165,7 +166,7 @@ def load_images(config: Config, teacher: nn.Module | None, display: Display) -> 
             )
         images: Images = _from_files(config, notes)
     else:
-        images = _from_store(config, teacher, display, notes)
+        images = _from_store(config, teacher, display, notes, prepares)
     for line in notes.lines():
         display.line(line)
     if config.data.strict:
@@ -208,12 +209,14 @@ def sizes_in_headers(files: Iterable[Path]) -> tuple[Tensor, Tensor]:
     return heights, widths
 
 
-def _from_store(config: Config, network: nn.Module | None, display: Display, notes: Notes) -> TrainingSet | ArrayFiles:
+def _from_store(
+    config: Config, network: nn.Module | None, display: Display, notes: Notes, prepares: bool
+) -> TrainingSet | ArrayFiles:
     data, scale, device = config.data, config.scale, config.run.device
     teacher = None if network is None else store_teacher(network, scale, config.teacher.precision, device)
     # Make the store, or bring it up to date.
     path = _store(config)
-    if named_store(config) is None:
+    if prepares and named_store(config) is None:
         prepare(data.train, [scale], path, lr_dir=data.train_lr, teacher=teacher, progress=display.rate)
     # Open it, and find the images that serve.
     with display.count("checking") as count:

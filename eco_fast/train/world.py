@@ -19,6 +19,7 @@ from eco_fast.errors import SaidElsewhere, UserError
 T = TypeVar("T")
 
 _JOINING = timedelta(minutes=5)  # for all processes to start: one that could not is not waited for any longer
+_CONNECTING = timedelta(minutes=2)
 _PATIENCE = timedelta(days=2)  # the others wait while one process prepares images
 
 
@@ -168,18 +169,36 @@ def take_gpu() -> None:
 
 
 def _assemble() -> tuple[Any, int, int]:
-    """Wait until all processes are there: the store they meet in, the rank of this one, their number."""
+    """Wait until all processes are there and reach each other: the store they meet in, this one's rank, their number.
+
+    A group is made on trial, since the real one would go on trying for as long as it has patience.
+    """
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=_JOINING)))
-        if store.add("eco-fast/here", 1) == size:
-            store.set("eco-fast/complete", "")
-        store.wait(["eco-fast/complete"], _JOINING)
+        _meet_in(store, "here", size, _JOINING)
     except dist.DistError as error:
         raise UserError(
             f"not all {os.environ['WORLD_SIZE']} processes came within {_JOINING.seconds} seconds; see what torchrun "
-            "printed on the other machines"
+            "prints on the other machines"
+        ) from error
+    try:
+        trial = dist.PrefixStore("eco-fast/trial", store)  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=trial, rank=rank, world_size=size, timeout=_CONNECTING)
+        dist.destroy_process_group()
+        _meet_in(store, "connected", size, _CONNECTING)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"process {rank} on {socket.gethostname()} and the others do not reach each other: {reason}; name the "
+            "network between the machines on each of them: GLOO_SOCKET_IFNAME=eth0, and NCCL_SOCKET_IFNAME for GPUs"
         ) from error
     return store, rank, size
+
+
+def _meet_in(store: Any, place: str, size: int, patience: timedelta) -> None:
+    if store.add(f"eco-fast/{place}", 1) == size:
+        store.set(f"eco-fast/{place}/all", "")
+    store.wait([f"eco-fast/{place}/all"], patience)
 
 
 def _places(found: list[tuple[str, str]]) -> tuple[str, ...]:
