@@ -1,6 +1,7 @@
 """The processes of a run: one by itself, or several started by torchrun, on one machine or on more."""
 
 import gc
+import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -12,11 +13,14 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from eco_fast.errors import SaidElsewhere, UserError
 
 T = TypeVar("T")
+
+_joins = itertools.count()  # of this process; all join equally often
 
 _JOINING = timedelta(minutes=5)  # for all processes to start: one that could not is not waited for any longer
 _CONNECTING = timedelta(minutes=2)
@@ -175,6 +179,7 @@ def _assemble() -> tuple[Any, int, int]:
     """
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=_JOINING)))
+        store = PrefixStore(f"eco-fast/{next(_joins)}", store)  # torchrun's outlives a group: addresses of an older one
         _meet_in(store, "here", size, _JOINING)
     except dist.DistError as error:
         raise UserError(
@@ -182,7 +187,7 @@ def _assemble() -> tuple[Any, int, int]:
             "prints on the other machines"
         ) from error
     try:
-        trial = dist.PrefixStore("eco-fast/trial", store)  # type: ignore[attr-defined]
+        trial = PrefixStore("trial", store)
         dist.init_process_group("gloo", store=trial, rank=rank, world_size=size, timeout=_CONNECTING)
         dist.destroy_process_group()
         _meet_in(store, "connected", size, _CONNECTING)
@@ -196,9 +201,9 @@ def _assemble() -> tuple[Any, int, int]:
 
 
 def _meet_in(store: Any, place: str, size: int, patience: timedelta) -> None:
-    if store.add(f"eco-fast/{place}", 1) == size:
-        store.set(f"eco-fast/{place}/all", "")
-    store.wait([f"eco-fast/{place}/all"], patience)
+    if store.add(place, 1) == size:
+        store.set(f"{place}/all", "")
+    store.wait([f"{place}/all"], patience)
 
 
 def _places(found: list[tuple[str, str]]) -> tuple[str, ...]:
