@@ -98,7 +98,7 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display, wor
                 images = load_images(config, None if online else teacher, display, prepares=first)
     assert images is not None
     if several:
-        _compare_images(config, images, world, display)
+        _compare_images(config, images, None if online else teacher, world, display)
     # What was found.
     for line in valid_notes.lines():
         display.line(f"validation: {line}")
@@ -136,9 +136,10 @@ def _goes_first(config: Config, world: World, display: Display) -> bool:
     return firsts[world.rank] == world.rank
 
 
-def _compare_images(config: Config, images: Images, world: World, display: Display) -> None:
+def _compare_images(config: Config, images: Images, teacher: nn.Module | None, world: World, display: Display) -> None:
     """Refuse machines with other pixels; those of centroids may differ, as GPUs do, and that is said."""
-    facts, centroids = _pixel_facts(config, images)
+    identity = None if teacher is None else teacher_identity(teacher, config.teacher.precision)
+    facts, centroids = _pixel_facts(config, images, identity)
     refuse_differences(facts, world, "give all machines the same images, or one store: on a shared disk, or as a copy")
     for line in differences(centroids, world):
         display.line(f"note: {line}; each trains on its own")
@@ -319,8 +320,8 @@ def _valid_facts(valid: list[Pair]) -> Facts:
     }
 
 
-def _pixel_facts(config: Config, images: Images) -> tuple[Facts, Facts]:
-    """Of the training images as they are trained on; and of their centroids."""
+def _pixel_facts(config: Config, images: Images, teacher: str | None) -> tuple[Facts, Facts]:
+    """Of the training images as they are trained on; and of the centroids by a teacher of this identity."""
     facts: dict[str, str | int] = {
         "the number of training images": len(images.heights),
         "the sizes of training images": digest(torch.stack((images.heights, images.widths)).tolist()),
@@ -328,9 +329,10 @@ def _pixel_facts(config: Config, images: Images) -> tuple[Facts, Facts]:
     if isinstance(images, ImageFiles):
         return facts, {}
     entries = [Entry.parse(record) for record in read_index(_store(config))["images"]]
-    pixels = {hr_kind(), lr_kind(config.scale)}
-    made = {kind: [entry.crc32.get(kind) for entry in entries] for entry in entries for kind in entry.crc32}
-    centroids = {kind: sums for kind, sums in made.items() if kind.startswith(f"centroid_x{config.scale}_")}
     facts["the names of training images"] = digest(Path(entry.source).name for entry in entries)
-    facts["the pixels of training images"] = digest(made[kind] for kind in sorted(pixels))
-    return facts, {f"the pixels of {kind}": digest(sums) for kind, sums in centroids.items()}
+
+    def sums(kind: str) -> str:
+        return digest(entry.crc32.get(kind) for entry in entries)
+
+    facts["the pixels of training images"] = digest([sums(hr_kind()), sums(lr_kind(config.scale))])
+    return facts, {} if teacher is None else {"the pixels of centroids": sums(centroid_kind(config.scale, teacher))}

@@ -93,10 +93,10 @@ class World:
         """Give the network of every process the weights that the first one's has, bit for bit."""
         if self.size == 1:
             return
-        for tensor in network.state_dict().values():
-            plain = tensor.contiguous()  # in one order of memory, whatever that of the tensor
+        for tensor in (*network.parameters(), *network.buffers()):
+            plain = tensor.detach().contiguous()  # in one order of memory, whatever that of the tensor
             dist.broadcast(plain, src=0)
-            tensor.copy_(plain)
+            tensor.detach().copy_(plain)
 
     @contextmanager
     def agree(self) -> Iterator[None]:

@@ -188,8 +188,8 @@ def scenarios(folder: Path) -> dict[str, list[dict[str, Any]]]:
         own = [*first, *second] if instead is None else [*first[:-1], instead]
         return [{"node": 0, "arguments": first}, {"node": 1, "arguments": own, **wrong}]
 
-    def four(**more: object) -> list[dict[str, Any]]:
-        return [{"node": node, "arguments": plain, **more} for node in (0, 0, 1, 1)]
+    def four(arguments: list[object], **more: object) -> list[dict[str, Any]]:
+        return [{"node": node, "arguments": arguments, **more} for node in (0, 0, 1, 1)]
 
     occupied = folder / "occupied" / "node0" / "run"
     occupied.mkdir(parents=True)
@@ -199,8 +199,8 @@ def scenarios(folder: Path) -> dict[str, list[dict[str, Any]]]:
     (damaged / "state.pt").write_bytes(b"nothing")
     eco = [*plain, "--mode", "eco", "--teacher", teachers[0]]
     return {
-        "apart": four(),
-        "shared": four(cache=str(folder / "one-cache")),
+        "apart": four(eco),
+        "shared": four(plain, cache=str(folder / "one-cache")),
         "missing": two(instead=given / "nowhere"),
         "fewer": two(instead=fewer),
         "pixels": two(instead=stores[1], first=from_store),
