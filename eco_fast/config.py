@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -134,28 +134,37 @@ class Config(Section):
     run: RunConfig = RunConfig()
 
 
-# What may change between the parts of a resumed run without changing its numbers.
-_FREE_ON_RESUME = {"run.out", "run.device", "run.keep_last", "run.checkpoint_every", "run.tensorboard"}
+FREE_ON_RESUME = frozenset({"run.out", "run.device", "run.keep_last", "run.checkpoint_every", "run.tensorboard"})
+"""What may change between the parts of a resumed run without changing its numbers."""
+
+FREE_BY_MACHINE = frozenset(
+    {"run.out", "student.init", "teacher.file"}
+    | {f"data.{name}" for name in ("train", "train_lr", "valid", "valid_lr", "store")}
+)
+"""What may differ between the machines of a run: paths. What lies there is compared."""
 
 _WITH_SCALE = re.compile(r"(edsr|rcan|edsr-baseline)-x([234])")  # names of recipes before `--scale` chose the scale
 
 
-def load_config(recipe: str | Path, settings: Iterable[str] = (), flags: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    recipe: str | Path,
+    settings: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    *,
+    first: Config | None = None,
+) -> Config:
     """Read a recipe and lay `--set` settings, then everyday flags, over it.
 
     Args:
         recipe: Path of a TOML file, or the name of a recipe inside the package.
         settings: `section.key=value`, the value in TOML's notation; a bare word is a string.
         flags: Dotted keys to values; None values are left out.
+        first: What the first process of a run uses. It stands in for the recipe, which is not read.
 
     Raises:
         UserError: The recipe is missing or broken, a key is unknown (the nearest valid one is named), a value is wrong.
     """
-    path, text = _read_recipe(recipe)
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}; fix that line") from None
+    source, document = _read_recipe(recipe) if first is None else ("the command", _document(first))
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -164,7 +173,7 @@ def load_config(recipe: str | Path, settings: Iterable[str] = (), flags: Mapping
     for key, value in (flags or {}).items():
         if value is not None:
             _put(document, key, value)
-    return parse_config(document, source=str(path))
+    return parse_config(document, source)
 
 
 def parse_config(document: Mapping[str, Any], source: str) -> Config:
@@ -194,20 +203,33 @@ def config_toml(config: Config) -> str:
     """The resolved configuration as TOML that `load_config` reads back to the same values."""
     import tomli_w
 
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    return tomli_w.dumps(_document(config))
 
 
-def differing_keys(ours: Config, theirs: Config) -> list[str]:
-    """Dotted keys, with both values, in which two configurations differ and that change a run's numbers."""
+def differing_keys(ours: Config, theirs: Config, free: Container[str] = FREE_ON_RESUME) -> list[str]:
+    """Dotted keys, with both values, in which two configurations differ and that are not free to."""
     left, right = dict(_leaves(ours.model_dump(mode="json"))), dict(_leaves(theirs.model_dump(mode="json")))
     return [
         f"{key} ({left.get(key)} here, {right.get(key)} there)"
         for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key) and key not in _FREE_ON_RESUME
+        if left.get(key) != right.get(key) and key not in free
     ]
 
 
-def _read_recipe(recipe: str | Path) -> tuple[Path, str]:
+def _document(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def _read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any]]:
+    """Where a recipe lies, and what it holds."""
+    path, text = _find_recipe(recipe)
+    try:
+        return str(path), tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}; fix that line") from None
+
+
+def _find_recipe(recipe: str | Path) -> tuple[Path, str]:
     path = Path(recipe)
     if path.is_file():
         try:

@@ -1,4 +1,4 @@
-"""The two exceptions whose message the user sees."""
+"""The exceptions whose message the user sees."""
 
 
 class UserError(Exception):
@@ -7,6 +7,10 @@ class UserError(Exception):
     The message is one line that names the thing and says how to fix it. The command line prints it and exits with
     code 2.
     """
+
+
+class SaidElsewhere(UserError):
+    """A `UserError` that another process on the same machine says. The command line exits with code 2, in silence."""
 
 
 class Stopped(Exception):

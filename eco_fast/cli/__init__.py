@@ -8,7 +8,7 @@ import typer
 from eco_fast import __version__
 from eco_fast.cli import images, measuring, stores, training
 from eco_fast.cli.options import group
-from eco_fast.errors import Stopped, UserError
+from eco_fast.errors import SaidElsewhere, Stopped, UserError
 
 app = group(help="Train and evaluate single-image super-resolution networks with ECO (Lee & Heo, AAAI 2024).")
 for part in (training, images, stores, measuring):
@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; a `UserError` becomes one line on stderr and exit code 2."""
     try:
         app(args=arguments, prog_name="eco-fast")
+    except SaidElsewhere:
+        sys.exit(2)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,5 +1,6 @@
 """Commands that train and look at training: `demo`, `train` and `compare`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -103,7 +104,7 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in the same folder.")] = False,
 ) -> None:
     """Train a network as a recipe says, with settings of your own on top."""
-    from eco_fast.config import load_config
+    from eco_fast.config import Config, load_config
 
     flags = {
         "data.train": [str(path) for path in train_dirs] if train_dirs else None,
@@ -118,15 +119,20 @@ def train(
         "run.lanes": None if lanes is None else {"on": True, "off": False}.get(lanes, lanes),
         "data.strict": True if strict else None,
     }
-    config = load_config(recipe, settings or (), flags)
+
+    def configured(first: Config | None = None) -> Config:
+        return load_config(recipe, settings or (), flags, first=first)
+
+    # By itself it is made at once: a slip is told before PyTorch is imported. Under torchrun all have to hear of it.
+    config = None if "LOCAL_RANK" in os.environ else configured()
     if dry_run:
         from eco_fast.commands.dry_run import describe_run
 
-        describe_run(config)
+        describe_run(config or configured())
     else:
         from eco_fast.train.start import train as run
 
-        run(config, resume=resume, force=force)
+        run(config or configured, resume=resume, force=force)
 
 
 @command(

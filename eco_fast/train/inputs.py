@@ -23,9 +23,11 @@ from eco_fast.data.store import (
     PreparedStore,
     centroid_kind,
     centroid_lr_kind,
+    checksum,
     hr_kind,
     is_store,
     lr_kind,
+    read_index,
     sizes,
 )
 from eco_fast.display import Display
@@ -33,8 +35,16 @@ from eco_fast.eco.objective import needs_teacher
 from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair, load_benchmark
 from eco_fast.models import build, placed
-from eco_fast.models.weights import load_matching
-from eco_fast.train.teacher import load_teacher, refuse_shared_storage, store_teacher, warn_of_a_weak_teacher
+from eco_fast.models.weights import load_matching, weights_file
+from eco_fast.train.peers import Facts, differences, digest, first_to_see, refuse_differences, say_who_prepares
+from eco_fast.train.teacher import (
+    load_teacher,
+    refuse_shared_storage,
+    store_teacher,
+    teacher_identity,
+    warn_of_a_weak_teacher,
+)
+from eco_fast.train.world import World
 
 Images = TrainingSet | ArrayFiles | ImageFiles
 """The images of a run: on the device, as arrays of a store on disk, or as the original files."""
@@ -49,23 +59,47 @@ class Inputs(NamedTuple):
     teacher: nn.Module | None  # one that runs online; a cached one has done its work
 
 
-def load_inputs(config: Config, teacher: nn.Module | None, display: Display) -> Inputs:
+def load_inputs(config: Config, teacher: nn.Module | None, display: Display, world: World | None = None) -> Inputs:
     """Load the student, the teacher, the images; make the centroids.
 
     The networks come first: a wrong teacher is found before images are decoded.
+
+    Args:
+        config: Resolved.
+        teacher: A network to use in place of `config.teacher.file`.
+        display: Where progress is shown.
+        world: The processes of the run; all of them call this.
+
+    Raises:
+        UserError: Something is missing or wrong, or not the same on all machines.
     """
-    data, device = config.data, config.run.device
-    student = load_student(config, display)
-    if not needs_teacher(config.mode):
-        teacher = None
-    else:
-        teacher = teacher or load_teacher(config.teacher, config.scale)
-        refuse_shared_storage(teacher, student)
-        placed(teacher, device)
+    data, world = config.data, world or World()
+    several = len(world.machines) > 1
+    # Networks.
+    with world.agree():
+        student = load_student(config, display)
+        teacher = _load_teacher(config, teacher, student)
+        facts = _network_facts(config, teacher) if several else {}
+    refuse_differences(facts, world, "give all machines the same weights")
+    world.copy(student)  # numbers drawn from a seed may differ in the last bit between kinds of CPU
     online = config.teacher.mode == "online" or (config.teacher.mode == "auto" and data.source == "files")
+    # Images as they are named.
     valid_notes = Notes()
-    valid = load_benchmark(data.valid, config.scale, data.valid_lr, valid_notes) if data.valid else []
-    images = load_images(config, None if online else teacher, display)
+    with world.agree():
+        valid = load_benchmark(data.valid, config.scale, data.valid_lr, valid_notes) if data.valid else []
+        facts = {**_file_facts(config), **_valid_facts(valid)} if several else {}
+    refuse_differences(facts, world, "give all machines the same images")
+    # Images as they are trained on. Of the processes that see one store the first brings it up to date.
+    images: Images | None = None
+    first = _goes_first(config, world, display)
+    for turn in (True, False):
+        with world.agree():
+            if first == turn:
+                images = load_images(config, None if online else teacher, display, prepares=first)
+    assert images is not None
+    if several:
+        _compare_images(config, images, None if online else teacher, world, display)
+    # What was found.
     for line in valid_notes.lines():
         display.line(f"validation: {line}")
     display.line(f"{len(images.heights)} training images, {len(valid)} validation images")
@@ -83,13 +117,42 @@ def load_student(config: Config, display: Display) -> nn.Module:
     return placed(student, config.run.device)
 
 
-def load_images(config: Config, teacher: nn.Module | None, display: Display) -> Images:
+def _load_teacher(config: Config, teacher: nn.Module | None, student: nn.Module) -> nn.Module | None:
+    """The teacher on its device, None where the mode has none."""
+    if not needs_teacher(config.mode):
+        return None
+    teacher = teacher or load_teacher(config.teacher, config.scale)
+    refuse_shared_storage(teacher, student)
+    return placed(teacher, config.run.device)
+
+
+def _goes_first(config: Config, world: World, display: Display) -> bool:
+    """Whether this process prepares the store: one does on a machine by itself, one for every folder on several."""
+    if len(world.machines) < 2 or config.data.source == "files" or not config.data.train or named_store(config):
+        return world.leads
+    folder = _store(config)
+    firsts = first_to_see(folder, world)
+    display.line(say_who_prepares(folder, firsts, world))
+    return firsts[world.rank] == world.rank
+
+
+def _compare_images(config: Config, images: Images, teacher: nn.Module | None, world: World, display: Display) -> None:
+    """Refuse machines with other pixels; those of centroids may differ, as GPUs do, and that is said."""
+    identity = None if teacher is None else teacher_identity(teacher, config.teacher.precision)
+    facts, centroids = _pixel_facts(config, images, identity)
+    refuse_differences(facts, world, "give all machines the same images, or one store: on a shared disk, or as a copy")
+    for line in differences(centroids, world):
+        display.line(f"note: {line}; each trains on its own")
+
+
+def load_images(config: Config, teacher: nn.Module | None, display: Display, *, prepares: bool = True) -> Images:
     """Find, prepare and check the training images.
 
     Args:
         config: With the device resolved.
         teacher: Makes the centroids, on the device; None where none are stored.
         display: Where progress is shown.
+        prepares: Make the store, or bring it up to date; else another process has done so.
 
     Raises:
         UserError: Images are missing or wrong, or the source cannot be had.
@@ -104,7 +167,7 @@ def load_images(config: Config, teacher: nn.Module | None, display: Display) -> 
             )
         images: Images = _from_files(config, notes)
     else:
-        images = _from_store(config, teacher, display, notes)
+        images = _from_store(config, teacher, display, notes, prepares)
     for line in notes.lines():
         display.line(line)
     if config.data.strict:
@@ -131,6 +194,11 @@ def named_store(config: Config) -> Path | None:
     return stores[0] if stores else None
 
 
+def _store(config: Config) -> Path:
+    """The store of a run, named or kept for its images."""
+    return named_store(config) or config.data.store or cache_folder(config)
+
+
 def training_files(config: Config) -> list[Path]:
     """The original image files that the configuration names, each once."""
     return unique(file for path in config.data.train for file in find_images(hr_folder(path)))
@@ -142,13 +210,14 @@ def sizes_in_headers(files: Iterable[Path]) -> tuple[Tensor, Tensor]:
     return heights, widths
 
 
-def _from_store(config: Config, network: nn.Module | None, display: Display, notes: Notes) -> TrainingSet | ArrayFiles:
+def _from_store(
+    config: Config, network: nn.Module | None, display: Display, notes: Notes, prepares: bool
+) -> TrainingSet | ArrayFiles:
     data, scale, device = config.data, config.scale, config.run.device
     teacher = None if network is None else store_teacher(network, scale, config.teacher.precision, device)
     # Make the store, or bring it up to date.
-    path = named_store(config)
-    if path is None:
-        path = data.store or cache_folder(config)
+    path = _store(config)
+    if prepares and named_store(config) is None:
         prepare(data.train, [scale], path, lr_dir=data.train_lr, teacher=teacher, progress=display.rate)
     # Open it, and find the images that serve.
     with display.count("checking") as count:
@@ -217,3 +286,53 @@ def _from_files(config: Config, notes: Notes) -> ImageFiles:
         [str(files[i]) for i in kept],
         None if own is None else [str(own[i]) for i in kept],
     )
+
+
+def _network_facts(config: Config, teacher: nn.Module | None) -> Facts:
+    """What all machines must have the same of, before anything is made of it."""
+    facts: dict[str, str | int] = {}
+    if teacher is not None:
+        facts["the weights of the teacher"] = teacher_identity(teacher, config.teacher.precision)
+    if config.student.init is not None:
+        content = weights_file(config.student.init).read_bytes()
+        facts["the file of student.init"] = blake2b(content, digest_size=6).hexdigest()
+    return facts
+
+
+def _file_facts(config: Config) -> Facts:
+    """Of the training images as they are named: nothing is decoded."""
+    if named_store(config) is not None:
+        return {"the kind of training images": "a prepared store"}
+    files = training_files(config)
+    return {
+        "the kind of training images": "files",
+        "the number of training images": len(files),
+        "the names of training images": digest(file.name for file in files),
+        "the sizes of the files of training images": digest(file.stat().st_size for file in files),
+    }
+
+
+def _valid_facts(valid: list[Pair]) -> Facts:
+    return {
+        "the number of validation images": len(valid),
+        "the names of validation images": digest(pair.name for pair in valid),
+        "the pixels of validation images": digest((checksum(pair.hr), checksum(pair.lr)) for pair in valid),
+    }
+
+
+def _pixel_facts(config: Config, images: Images, teacher: str | None) -> tuple[Facts, Facts]:
+    """Of the training images as they are trained on; and of the centroids by a teacher of this identity."""
+    facts: dict[str, str | int] = {
+        "the number of training images": len(images.heights),
+        "the sizes of training images": digest(torch.stack((images.heights, images.widths)).tolist()),
+    }
+    if isinstance(images, ImageFiles):
+        return facts, {}
+    entries = [Entry.parse(record) for record in read_index(_store(config))["images"]]
+    facts["the names of training images"] = digest(Path(entry.source).name for entry in entries)
+
+    def sums(kind: str) -> str:
+        return digest(entry.crc32.get(kind) for entry in entries)
+
+    facts["the pixels of training images"] = digest([sums(hr_kind()), sums(lr_kind(config.scale))])
+    return facts, {} if teacher is None else {"the pixels of centroids": sums(centroid_kind(config.scale, teacher))}

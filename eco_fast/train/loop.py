@@ -25,7 +25,7 @@ _EVERY = 10  # steps between two looks of the display, and of the processes at w
 class Result(NamedTuple):
     """What a run leaves."""
 
-    checkpoint: Path  # the last one
+    checkpoint: Path  # the last one, where the first process runs
     steps_per_second: float  # of the steps of this call, validation and checkpoints aside
     psnr_y: float | None  # last validation
 
@@ -43,7 +43,7 @@ class Loop:
         self.collapse = CollapseGuard(config.run.steps)
         self.best: float | None = None
         self.psnr_y: float | None = None
-        self.checkpoint = folder.checkpoints.latest()
+        self.checkpoint: Path | None = None  # the newest; it lies where the first process runs
         for learner in update.learners.values():
             learner.network.train()
 
@@ -51,6 +51,7 @@ class Loop:
         """All steps from `progress` on."""
         run, world, first = self.config.run, self.world, progress.step
         self.best = progress.best
+        self.checkpoint = world.share(self.folder.checkpoints.latest())
         self.log.start(progress)
         done, stopped = first, False
         with stop_signal() as stop, self.display.training(run.steps, first) as show:
@@ -108,7 +109,6 @@ class Loop:
         if made:
             read = ", ".join(f"{kind} {count}" for kind, count in sorted(made.items()))
             self.display.line(f"batches that read or ran: {read}")
-        self.checkpoint = self.folder.checkpoints.latest()
         if stopped or self.checkpoint is None:
             raise Stopped(f"stopped after step {done}; checkpoint {self.checkpoint}; go on with --resume")
         best = self.folder.checkpoints.best()
@@ -136,7 +136,9 @@ class Loop:
         config, learners = self.config, self.update.learners
         if not all(p.isfinite().all() for learner in learners.values() for p in learner.parameters):
             raise UserError(f"weights are not finite at step {done}, so no checkpoint is written; lower optim.lr")
-        if self.world.leads:
-            progress = RunState(done, self.log.window, self.best, describe(config.run, self.world))
-            header = identity(config.student.name, config.student.options, config.scale)
-            self.checkpoint = self.folder.checkpoints.save(learners, progress, header, best=best)
+        with self.world.agree():
+            if self.world.leads:
+                progress = RunState(done, self.log.window, self.best, describe(config.run, self.world))
+                header = identity(config.student.name, config.student.options, config.scale)
+                self.folder.checkpoints.save(learners, progress, header, best=best)
+        self.checkpoint = self.folder.checkpoints.at(done)

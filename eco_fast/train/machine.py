@@ -70,13 +70,17 @@ def describe(run: RunConfig, world: World) -> dict[str, str]:
     """What the bits of a run depend on besides its configuration."""
     device = torch.cuda.get_device_name() if run.device == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
-        "eco-fast": eco_fast.__version__,
-        "torch": str(torch.__version__),
+        **versions(),
         "machine": platform.machine(),
         "device": f"{run.device} {device}",
         "threads": str(run.threads),
         "processes": str(world.size),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the programs that a run's numbers come from."""
+    return {"eco-fast": eco_fast.__version__, "torch": str(torch.__version__)}
 
 
 def device_type(choice: str) -> str:

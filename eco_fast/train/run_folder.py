@@ -15,6 +15,7 @@ from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
 from eco_fast.models.weights import load_into, save_weights
 from eco_fast.train.learner import Learner
+from eco_fast.train.world import World
 
 _BEST, _STUDENT = "best", "student"
 _FORMAT = 2  # of state.pt; 1 had no number, and one network
@@ -119,6 +120,10 @@ class Checkpoints:
         link = self.path / _BEST
         return self.path / link.readlink() if link.is_symlink() and link.exists() else None
 
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, or would."""
+        return self.path / f"step-{step:08d}"
+
     def save(
         self, learners: Mapping[str, Learner], progress: RunState, identity: Mapping[str, str], *, best: bool
     ) -> Path:
@@ -133,7 +138,7 @@ class Checkpoints:
         Raises:
             UserError: The disk is full or not writable. Older checkpoints are untouched.
         """
-        final = self.path / f"step-{progress.step:08d}"
+        final = self.at(progress.step)
         temporary = self.path / f".{final.name}.tmp"
         try:
             for unfinished in self.path.glob(".step-*.tmp"):  # left by a killed run
@@ -166,16 +171,28 @@ class Checkpoints:
                 shutil.rmtree(old)
         return final
 
-    def load(self, path: Path, learners: Mapping[str, Learner]) -> RunState:
+    def load(self, path: Path, learners: Mapping[str, Learner], world: World | None = None) -> RunState:
         """Put weights, averages and the state of the optimisers back, bit for bit.
+
+        Args:
+            path: The checkpoint. The first process reads it, and gives to the others what it holds.
+            learners: Of the run, by name.
+            world: The processes of the run.
 
         Raises:
             UserError: A file is damaged, of another format, or belongs to another network.
         """
-        content = _load_state(path)
+        world, content = world or World(), {}
+        with world.agree():
+            if world.leads:
+                content = _load_state(path)
+                for name, learner in learners.items():
+                    for file, network in _networks(name, learner).items():
+                        load_into(network, path / file)
+        content = world.share(content)
         for name, learner in learners.items():
-            for file, network in _networks(name, learner).items():
-                load_into(network, path / file)
+            for network in _networks(name, learner).values():
+                world.copy(network)
             learner.load_state_dict(content["learners"][name])
         torch.set_rng_state(content["random"])
         if content["random_cuda"] is not None and torch.cuda.is_available():

@@ -1,12 +1,12 @@
 """`train(config)`: everything between a configuration and the first step."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from eco_fast.config import Config, differing_keys
+from eco_fast.config import FREE_BY_MACHINE, Config, differing_keys
 from eco_fast.console import plain_console
 from eco_fast.data.flat import TrainingSet
 from eco_fast.display import Display
@@ -14,14 +14,18 @@ from eco_fast.errors import UserError
 from eco_fast.train.graph import why_not
 from eco_fast.train.inputs import Inputs, load_inputs
 from eco_fast.train.loop import Loop, Result
-from eco_fast.train.machine import configure, describe, device_type, resolve, why_off
+from eco_fast.train.machine import configure, describe, device_type, resolve, versions, why_off
+from eco_fast.train.peers import differences, refuse_differences
 from eco_fast.train.run_folder import RunFolder, RunState
 from eco_fast.train.update import Update, make_update
-from eco_fast.train.world import World, join_world, leave_world
+from eco_fast.train.world import World, join_world, leave_world, take_gpu
+
+Configured = Callable[[Config | None], Config]
+"""Makes the configuration of a process: with None by itself, else on the ground of what the first process uses."""
 
 
 def train(
-    config: Config,
+    config: Config | Configured,
     *,
     resume: bool = False,
     force: bool = False,
@@ -31,7 +35,7 @@ def train(
     """Train a student. Under torchrun every process calls this; the first one writes and talks.
 
     Args:
-        config: The configuration; `auto` values are resolved here and recorded in the run's folder.
+        config: The configuration, or what makes it; `auto` values are resolved here and recorded in the run's folder.
         resume: Go on from the newest checkpoint of `config.run.out`, to the same bits as a run that was not stopped.
         force: Replace a run that is in `config.run.out`.
         teacher: A frozen network to use in place of `config.teacher.file`.
@@ -40,42 +44,79 @@ def train(
     Raises:
         UserError: Bad input, no memory, a loss that is not finite, a full disk. Nothing that was written is lost.
     """
-    world = join_world(device_type(config.run.device))
+    world = join_world()
     if not world.leads:
         display = Display(plain_console(quiet=True))
     try:
-        with out_of_memory_named(config):
-            return _train(config, world, display or Display(), resume=resume, force=force, teacher=teacher)
+        refuse_differences(versions(), world, "install the same on all machines")
+        settled = _settle(config, world, resume=resume, force=force)
+        with out_of_memory_named(settled):
+            return _train(settled, world, display or Display(), resume=resume, teacher=teacher)
     finally:
         leave_world()
 
 
-def _train(
-    config: Config, world: World, display: Display, *, resume: bool, force: bool, teacher: nn.Module | None
-) -> Result:
+def _settle(config: Config | Configured, world: World, *, resume: bool, force: bool) -> Config:
+    """The resolved configuration, the same on all machines but for paths. The first process claims the run's folder."""
+    own: Config | None = None
+    with world.agree():
+        if world.leads:
+            own = _leading(_own(config, None), resume=resume, force=force)
+    first = world.share(own)
+    with world.agree():
+        if first is not None and not world.leads:
+            own = _following(_own(config, first), first)
+    assert own is not None
+    return own
+
+
+def _own(config: Config | Configured, first: Config | None) -> Config:
+    """What this process is told to do, and its GPU."""
+    config = config if isinstance(config, Config) else config(first)
+    if device_type(config.run.device) == "cuda":
+        take_gpu()
+    return config
+
+
+def _leading(config: Config, *, resume: bool, force: bool) -> Config:
     folder = RunFolder(config.run.out, config.run.keep_last)
-    if world.leads:
-        folder.claim(resume=resume, force=force)
+    folder.claim(resume=resume, force=force)
     previous = folder.previous_config() if resume else None
     config = resolve(config, previous)
-    if previous is not None and (differences := differing_keys(config, previous)):
+    if previous is not None and (changed := differing_keys(config, previous)):
         raise UserError(
-            f"{folder.path} was started with other settings: {', '.join(differences)}; "
+            f"{folder.path} was started with other settings: {', '.join(changed)}; "
             f"resume it with its own: eco-fast train {folder.config_file} --resume"
         )
+    return config
+
+
+def _following(config: Config, first: Config) -> Config:
+    """`auto` is what the first process has found, as in a resumed run; the run is kept where that one keeps it."""
+    config = resolve(config, first)
+    if changed := differing_keys(config, first, FREE_BY_MACHINE):
+        raise UserError(
+            f"other settings than those of the first process: {', '.join(changed)}; "
+            "start all machines with the same command"
+        )
+    return config.model_copy(update={"run": config.run.model_copy(update={"out": first.run.out})})
+
+
+def _train(config: Config, world: World, display: Display, *, resume: bool, teacher: nn.Module | None) -> Result:
+    folder = RunFolder(config.run.out, config.run.keep_last)
     configure(config.run)
-    with world.leader_first():
-        inputs = load_inputs(config, teacher, display)
+    inputs = load_inputs(config, teacher, display, world)
     config = _with_or_without_graph(config, world, inputs, display)
-    _say_what_is_used(config, display)
+    _say_what_is_used(config, world, display)
     update = make_update(config, inputs.student, world)
     if resume:
         progress = _resume(folder, update, world, config, display)
     else:
         progress = RunState(0, torch.zeros(2, device=config.run.device), None, describe(config.run, world))
-        if world.leads:
+    with world.agree():
+        if world.leads and not resume:
             folder.start(config)
-    loop = Loop(config, folder, inputs, update, display)
+        loop = Loop(config, folder, inputs, update, display)
     del inputs  # centroids are let go once alpha is 1: the source alone may hold them
     return loop.run(progress)
 
@@ -107,21 +148,25 @@ def _with_or_without_graph(config: Config, world: World, inputs: Inputs, display
     return config.model_copy(update={"run": config.run.model_copy(update={"graph": False})})
 
 
-def _say_what_is_used(config: Config, display: Display) -> None:
+def _say_what_is_used(config: Config, world: World, display: Display) -> None:
     run = config.run
     reason = why_off(config.student.name, run.device, run.precision) if run.compile == "off" else None
     off = f" ({reason})" if reason else ""
     graph = ", one CUDA graph per update" if run.graph else ""
     display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}")
+    if len(world.machines) > 1:
+        display.line(f"{world.size} processes on {', '.join(world.machines)}; the first one keeps the run in {run.out}")
+    for line in differences(describe(run, world), world):
+        display.line(f"note: {line}; its weights may drift from those of the others in the last bits")
 
 
 def _resume(folder: RunFolder, update: Update, world: World, config: Config, display: Display) -> RunState:
-    latest = folder.checkpoints.latest()
-    if latest is None:
-        raise UserError(f"{folder.path} has no checkpoint to resume from; leave --resume out to start a run there")
-    progress = folder.checkpoints.load(latest, update.learners)
-    if world.leads:
-        folder.drop_metrics_after(progress.step)
+    latest = world.share(folder.checkpoints.latest())
+    assert latest is not None  # `claim` has seen it
+    progress = folder.checkpoints.load(latest, update.learners, world)
+    with world.agree():
+        if world.leads:
+            folder.drop_metrics_after(progress.step)
     display.line(f"resuming {latest}")
     for key, value in describe(config.run, world).items():
         if progress.environment.get(key) != value:

@@ -203,8 +203,8 @@ def test_the_teacher_is_let_go(
     alive: list[bool] = []
     advance = Loop.advance
 
-    def load(*arguments: Any) -> Images:
-        images = load_images(*arguments)
+    def load(*arguments: Any, **more: Any) -> Images:
+        images = load_images(*arguments, **more)
         assert isinstance(images, TrainingSet)
         held.append(weakref.ref(images.hr.data))
         if images.centroid is not None:
