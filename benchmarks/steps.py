@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from plain import PlainTrainer, TunedTrainer
+from plain import PlainEdsr, PlainTrainer, TunedTrainer
 from rich.console import Console
 from torch import nn
 
@@ -123,9 +123,7 @@ class Bench:
         torch.manual_seed(0)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         student = build(self.network, self.scale).to(self.device).to(memory_format=layout)
-        side = self.patch * self.scale
-        x = torch.rand(self.batch, 3, self.patch, self.patch, device=self.device).to(memory_format=layout)
-        y = torch.rand(self.batch, 3, side, side, device=self.device).to(memory_format=layout)
+        x, y = self._tensors(layout)
         optimizer = torch.optim.Adam(student.parameters(), lr=2e-4, betas=(0.9, 0.99), fused=True)
         low = config.run.precision == "bf16"
 
@@ -146,6 +144,31 @@ class Bench:
                 if compile_ == "reduce-overhead":
                     torch.compiler.cudagraph_mark_step_begin()
                 compiled(x, y).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return steps
+
+    def usual(self, *, bf16: bool, channels_last: bool = True) -> Steps:
+        """The step of trainers in wide use, on tensors that are there: all of the network under autocast, fused Adam.
+
+        Args:
+            bf16: Else fp32.
+            channels_last: Or channels first.
+        """
+        torch.manual_seed(0)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        network = PlainEdsr(self.scale, **WIDTHS[self.network]).to(self.device).to(memory_format=layout)
+        x, y = self._tensors(layout)
+        optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.9, 0.99), fused=True)
+        run = self.config(run__precision="bf16" if bf16 else "fp32").run
+
+        def steps(count: int) -> None:
+            configure(run)
+            for _ in range(count):
+                with torch.autocast(self.device, torch.bfloat16, enabled=bf16):
+                    loss = F.l1_loss(network(x), y)
+                loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
 
@@ -181,6 +204,12 @@ class Bench:
                 trainer.step(alpha)
 
         return steps
+
+    def _tensors(self, layout: torch.memory_format) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input and target of a batch."""
+        low, high = self.patch, self.patch * self.scale
+        x, y = (torch.rand(self.batch, 3, side, side, device=self.device) for side in (low, high))
+        return x.to(memory_format=layout), y.to(memory_format=layout)
 
     def teacher_alone(self) -> Steps:
         """The teacher's forward pass on the windows of a batch."""

@@ -91,6 +91,31 @@ def test_default_settings(record: Record, bench: Bench, quick: bool) -> None:
         )
 
 
+@pytest.mark.benchmark(group="usual trainers", timer=clock)
+def test_against_usual_trainers(record: Record, bench: Bench, quick: bool) -> None:
+    """Our whole loop against the step alone of what most people train with: their data path costs nothing here."""
+    *_, steps, rounds = CASES[bench.network]
+    contestants = {
+        "usual, bf16 AMP": bench.usual(bf16=True),
+        "usual, fp32": bench.usual(bf16=False),
+        "usual, fp32, channels first": bench.usual(bf16=False, channels_last=False),
+        "product": bench.loop(),
+    }
+    seconds = in_turns(contestants, 1 if quick else steps, 1 if quick else rounds)
+    ms = medians_ms(seconds)
+    best = min(value for name, value in ms.items() if name != "product")
+    for name, value in ms.items():
+        record(
+            f"{bench.network}, {name}",
+            seconds[name],
+            ms_per_step=round(value, 2),
+            ratio=round(value / best, 3),
+            of="time of the best usual one",
+            goal=None if name != "product" else "<= 0.9" if bench.network == "edsr-baseline" else "<= 0.8",
+            precision=bench.precision,
+        )
+
+
 @pytest.mark.benchmark(group="plain PyTorch", timer=clock)
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_against_plain_pytorch(record: Record, tmp_path: Path, precision: str, quick: bool) -> None:

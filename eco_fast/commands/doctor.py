@@ -136,7 +136,7 @@ def _compile(device: str) -> tuple[str, str | None]:
 
 
 def _precision(device: str) -> tuple[str, str | None]:
-    return ("bf16: the device multiplies it" if has_fast_bf16(device) else "fp32: the device has no fast bf16"), None
+    return ("bf16: faster here than fp32" if has_fast_bf16(device) else "fp32: bf16 is not faster here"), None
 
 
 def _lanes(device: str) -> tuple[str, str | None]:
