@@ -13,8 +13,8 @@ from eco_fast.data.dali import load_dali
 from eco_fast.data.decode import Decoder
 from eco_fast.data.notes import Notes
 from eco_fast.data.pixels import Image
-from eco_fast.data.sampler import window
-from eco_fast.data.source import Patches, PlanOf, ReadsOf, SideBySide, workers
+from eco_fast.data.sampler import PlanOf, window
+from eco_fast.data.source import Patches, ReadsOf, SideBySide, workers
 from eco_fast.errors import UserError
 from eco_kernels import bicubic_downsample
 from eco_kernels.bicubic import REACH

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from eco_fast.data.arrays import map_array
 from eco_fast.data.pixels import Image
-from eco_fast.data.sampler import Plan
-from eco_fast.data.source import Patches, PlanOf, ReadsOf, SideBySide, default_threads, workers
+from eco_fast.data.sampler import Plan, PlanOf
+from eco_fast.data.source import Patches, ReadsOf, SideBySide, default_threads, workers
 from eco_fast.errors import UserError
 
 _MAPS = 4096  # arrays that are mapped at one time; each costs a piece of the heap, and 65,530 are what Linux allows

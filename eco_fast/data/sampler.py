@@ -1,11 +1,14 @@
 """Which patches a step trains on: a pure function of (seed, step), so any step is reachable without replay.
 
+Plans are made and moved to the device in blocks of many steps; one step takes its row.
+
 Random numbers are counter-based: the number at a position is a hash of (seed, purpose, position), SplitMix64's
 finaliser (Steele, Lea & Flood, OOPSLA 2014) over a Weyl sequence. NumPy's and PyTorch's generators have state and may
 change between versions; plans must not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +23,10 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 
 _AREA = 480 * 480  # HR pixels that earn an image one patch per epoch: the sub-images of the official recipe
+BLOCK = 512
+"""Steps whose plans are made at a time: one takes 64 us by itself and a third of one in a block."""
+_KEPT = 3  # blocks: sources read ahead
+
 _ORDER, _CORNER, _REST = 1, 2, 3  # purposes: each has its own stream of numbers
 
 
@@ -34,6 +41,12 @@ class Plan(NamedTuple):
     inner_top: Tensor  # where the patch lies in its window, see `window`; LR pixels
     inner_left: Tensor
 
+    @classmethod
+    def of(cls, row: Tensor) -> "Plan":
+        """A plan from its row of a block, int64 `(7, B)`; views."""
+        index, top, left, orientation, uniform, inner_top, inner_left = row.unbind()
+        return cls(index, top, left, orientation, uniform.view(torch.float64), inner_top, inner_left)
+
     def to(self, device: torch.device | str) -> "Plan":
         """The same plan on another device; to a GPU by one pinned copy, which the host does not await."""
         device = torch.device(device)
@@ -43,6 +56,9 @@ class Plan(NamedTuple):
         packed = torch.stack([tensor.view(torch.int64) for tensor in host]).pin_memory()
         moved = iter(packed.to(device, non_blocking=True).unbind())
         return Plan(*(next(moved).view(t.dtype) if t.device.type == "cpu" else t for t in self))
+
+
+PlanOf = Callable[[int], Plan]  # step -> its patches; the same for every call
 
 
 class Sampler:
@@ -93,7 +109,9 @@ class Sampler:
         self._entries = np.repeat(np.arange(len(repeats)), repeats)  # image of every entry
         groups = max(1, len(self._entries) // batch)
         self._group_starts = np.arange(groups + 1, dtype=np.int64) * len(self._entries) // groups
-        self._orders: dict[int, NDArray[np.int64]] = {}  # of the last epochs: a memory, not a state
+        # Of the last ones: a memory, not a state.
+        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._block = lru_cache(maxsize=_KEPT)(self._make_block)
 
     @property
     def epoch_length(self) -> int:
@@ -102,27 +120,43 @@ class Sampler:
 
     def plan(self, step: int) -> Plan:
         """The patches of this rank at a step; the same for every call."""
-        position = step * self._batch + self._mine
+        number, row = divmod(step, BLOCK)
+        return Plan.of(self._block(number)[row])
+
+    def on(self, device: torch.device | str) -> PlanOf:
+        """`plan` with its tensors on a device, to which blocks are moved ahead of time by copies nobody waits for."""
+
+        @lru_cache(maxsize=_KEPT)
+        def block(number: int) -> Tensor:
+            made = self._block(number)
+            return made if torch.device(device).type == "cpu" else made.pin_memory().to(device, non_blocking=True)
+
+        def plan(step: int) -> Plan:
+            number, row = divmod(step, BLOCK)
+            return Plan.of(block(number)[row])
+
+        return plan
+
+    def _make_block(self, number: int) -> Tensor:
+        """The plans of `BLOCK` steps, int64 `(BLOCK, 7, B)`; `uniform` by its bits."""
+        steps = np.arange(number * BLOCK, (number + 1) * BLOCK, dtype=np.int64)
+        position = (steps[:, None] * self._batch + self._mine).reshape(-1)
         index = self._images(position)
         counter = position.astype(np.uint64)
         corner = _hash(_key(self._seed, _CORNER), counter)
         rest = _hash(_key(self._seed, _REST), counter)
         heights, widths = self._heights[index], self._widths[index]
-        top = torch.from_numpy(_below(corner >> np.uint64(32), heights - self._patch + 1))
-        left = torch.from_numpy(_below(corner & _LOW_32, widths - self._patch + 1))
-        inner_top = inner_left = torch.zeros_like(top)
+        top = _below(corner >> np.uint64(32), heights - self._patch + 1)
+        left = _below(corner & _LOW_32, widths - self._patch + 1)
+        inner_top = inner_left = np.zeros_like(top)
         if self._context:
             sizes = torch.from_numpy(heights), torch.from_numpy(widths)
-            _, _, inner_top, inner_left = window(top, left, *sizes, self._patch, self._context)
-        return Plan(
-            index=torch.from_numpy(index),
-            top=top,
-            left=left,
-            orientation=torch.from_numpy((rest & np.uint64(7)).astype(np.int64)),
-            uniform=torch.from_numpy((rest >> np.uint64(11)).astype(np.float64) * 2.0**-53),
-            inner_top=inner_top,
-            inner_left=inner_left,
-        )
+            inner = window(torch.from_numpy(top), torch.from_numpy(left), *sizes, self._patch, self._context)[2:]
+            inner_top, inner_left = (tensor.numpy() for tensor in inner)
+        orientation = (rest & np.uint64(7)).astype(np.int64)
+        uniform = ((rest >> np.uint64(11)).astype(np.float64) * 2.0**-53).view(np.int64)
+        columns = np.stack((index, top, left, orientation, uniform, inner_top, inner_left))
+        return torch.from_numpy(columns.reshape(7, BLOCK, -1).transpose(1, 0, 2).copy())
 
     def _images(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         epoch, place = np.divmod(position, self.epoch_length)

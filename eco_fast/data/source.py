@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from eco_fast.data.flat import FlatImages, TrainingSet
-from eco_fast.data.sampler import Plan
+from eco_fast.data.sampler import Plan, PlanOf
 from eco_kernels import gather_mix, gather_patches
 
-PlanOf = Callable[[int], Plan]  # step -> its patches; the same for every call
 ReadsOf = Callable[[int], tuple[str, ...]]  # step -> the kinds that it reads, of `KINDS`; the same for every call
 
 _MAX_THREADS = 8  # patches come faster than any network takes them long before
@@ -113,14 +112,14 @@ class Resident:
     """The source `resident`: all images lie on the device. Nothing is copied or waited for in a step."""
 
     def __init__(self, images: TrainingSet, plan: PlanOf, reads: ReadsOf, patch: int, context: int = 0) -> None:
-        """`images` on the device that trains; `patch` and the `context` of windows in LR pixels."""
-        self._images, self._scale, self._device = images.by_kind(), images.scale, images.device
+        """`images` on the device that trains, `plan` too; `patch` and the `context` of windows in LR pixels."""
+        self._images, self._scale = images.by_kind(), images.scale
         self._plan, self._reads = plan, reads
         self._patch, self._context = patch, context
 
     def fetch(self, step: int) -> Patches:
         """See `Source`."""
-        plan = self._plan(step).to(self._device)
+        plan = self._plan(step)
         window = None
         if self._context and "window" in self._reads(step):
             around = plan._replace(

@@ -13,7 +13,7 @@ from eco_fast.data.files import Files, ImageFiles
 from eco_fast.data.flat import TrainingSet
 from eco_fast.data.mapped import ArrayFiles, Mapped
 from eco_fast.data.sampler import Sampler
-from eco_fast.data.source import Patches, PlanOf, ReadsOf, Resident, Source
+from eco_fast.data.source import Patches, ReadsOf, Resident, Source
 from eco_fast.eco.alpha import make_schedule
 from eco_fast.eco.objective import Blend, blend, reads
 from eco_fast.train.inputs import Images, Inputs
@@ -169,7 +169,7 @@ class Batches:
                 return kinds
             return ("window", "hr") if "hr" in kinds else ("window",)
 
-        source = open_source(config, images, sampler.plan, fetched, context)
+        source = open_source(config, images, sampler, fetched, context)
         self.maker = BatchMaker(self.phases, source, teacher, times)
         self.lane = Lane(self.maker, streams_of(config.run.device), overlap=config.run.lanes)
         self._last = config.run.steps - 1
@@ -193,13 +193,14 @@ class Batches:
         self.maker.close()
 
 
-def open_source(config: Config, images: Images, plan: PlanOf, reads: ReadsOf, context: int) -> Source:
+def open_source(config: Config, images: Images, sampler: Sampler, reads: ReadsOf, context: int) -> Source:
     """The source of a run's patches.
 
     Args:
         config: Resolved.
-        images: The indices of the plan refer to these.
-        plan, reads: Pure functions of the step.
+        images: The indices of the plans refer to these.
+        sampler: Makes the plans.
+        reads: A pure function of the step.
         context: LR pixels around a patch in a window.
 
     Raises:
@@ -208,11 +209,11 @@ def open_source(config: Config, images: Images, plan: PlanOf, reads: ReadsOf, co
     steps, patch, device = config.run.steps, config.data.patch, config.run.device
     match images:
         case TrainingSet():
-            return Resident(images, plan, reads, patch, context)
+            return Resident(images, sampler.on(device), reads, patch, context)
         case ArrayFiles():
-            return Mapped(images, plan, reads, steps, patch, context, device)
+            return Mapped(images, sampler.plan, reads, steps, patch, context, device)
         case ImageFiles():
-            return Files(images, plan, reads, steps, patch, patches_per_image(config), context, device)
+            return Files(images, sampler.plan, reads, steps, patch, patches_per_image(config), context, device)
 
 
 def patches_per_image(config: Config) -> int:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eco_fast.data.sampler import Plan, Sampler, window
+from eco_fast.data.sampler import BLOCK, Plan, Sampler, window
 from eco_fast.errors import UserError
 
 HEIGHTS, WIDTHS = [24, 300, 130, 40, 25], [30, 280, 120, 24, 24]
@@ -99,3 +99,16 @@ def test_windows_slide_into_the_image_and_end_at_true_borders() -> None:
     assert inner.tolist() == [0, 1, 2, 4, 2]
     small_start, _, small_inner, _ = window(top[:2], top[:2], sides[:2] - 38, sides[:2] - 38, patch=24, context=2)
     assert (small_start.tolist(), small_inner.tolist()) == ([0, 0], [0, 1])
+
+
+@pytest.mark.parametrize("context", [0, 2])
+def test_blocks_meet_without_a_seam(context: int) -> None:
+    """The step before and after a border between blocks, first asked for in either order, and on a device."""
+    sampler = _sampler(context=context)
+    border = 3 * BLOCK
+    after, before = sampler.plan(border), sampler.plan(border - 1)
+    again = _sampler(context=context)
+    assert _equal(again.plan(border - 1), before) and _equal(again.plan(border), after)
+    on_device = sampler.on("cpu")
+    assert _equal(on_device(border), after) and _equal(on_device(border - 1), before)
+    assert not _equal(before, after)

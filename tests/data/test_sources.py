@@ -19,8 +19,8 @@ from eco_fast.data.flat import FlatImages, TrainingSet
 from eco_fast.data.mapped import ArrayFiles, Mapped
 from eco_fast.data.memory import free_memory, resident_bytes
 from eco_fast.data.pixels import bicubic_lr, crop_to_multiple
-from eco_fast.data.sampler import Plan, Sampler
-from eco_fast.data.source import KINDS, Patches, PlanOf, ReadsOf, Resident, SideBySide, Source
+from eco_fast.data.sampler import Plan, PlanOf, Sampler
+from eco_fast.data.source import KINDS, Patches, ReadsOf, Resident, SideBySide, Source
 from eco_fast.eco.objective import Blend, blend
 from eco_fast.errors import UserError
 from eco_fast.train.batches import stored_batch
