@@ -96,7 +96,7 @@ class Judgement(NamedTuple):
     norm: Tensor
     """Out: norm of all gradients before they are clipped."""
     clip_factor: Tensor
-    """Out: what brings them to the wanted norm, once they are clipped by value."""
+    """Out: what brings them to the wanted norm, once they are clipped by value. Of no meaning where `skip` is 1."""
     skip: Tensor
     """Out: 1.0 if this update does not count, else 0.0."""
     unscale: Tensor
@@ -199,7 +199,7 @@ def adam_update(
         TypeError: a dtype differs from the above.
         ValueError: a shape, layout or device differs, or a setting is out of range.
     """
-    _check_update(flat, state, lr, share, betas, clip)
+    _check_update(flat, state, lr, share, betas, eps, clip)
     module = implementation(__name__, flat.weights.device)
     module.adam_update(flat, state, lr, share, betas, eps, weight_decay, decoupled, clip)
 
@@ -232,7 +232,7 @@ def lamb_update(
         TypeError: a dtype differs from the above.
         ValueError: a shape, layout or device differs, or a setting is out of range.
     """
-    _check_update(flat, state, lr, share, betas, clip)
+    _check_update(flat, state, lr, share, betas, eps, clip)
     blocks, device = flat.weights.numel() // BLOCK, flat.weights.device
     for name, tensor in zip(segments._fields, segments, strict=True):
         check_tensor(name, tensor, 1, (torch.int32,))
@@ -249,6 +249,7 @@ def _check_update(
     lr: float | Tensor,
     share: float | Tensor,
     betas: tuple[float, float],
+    eps: float,
     clip: Clip,
 ) -> None:
     weights = flat.weights
@@ -268,6 +269,8 @@ def _check_update(
             raise TypeError(f"{name} is a {type(value).__name__}; it must be a number or a 0-dim float32 tensor")
     if not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas are {betas}; they must lie in 0 .. 1, without 1")
+    if not eps > 0:
+        raise ValueError(f"eps is {eps!r}; it must be positive, or the gaps would become NaN")
     _check_clip(clip)
 
 
