@@ -113,6 +113,7 @@ class Case(NamedTuple):
     weight_decay: float = 0.0
     tensors: bool = False
     """Learning rate and share lie on the device, as in graphs."""
+    share: float | Tensor = 0.2
 
     def update(self, buffers: Flat, verdict: Judgement) -> None:
         """By the public function."""
@@ -124,8 +125,8 @@ class Case(NamedTuple):
 
     def _call(self, module: Any, buffers: Flat, verdict: Judgement) -> Any:
         options: dict[str, Any] = {"weight_decay": self.weight_decay, "clip": self.clip}
-        options |= {"lr": torch.tensor(3e-3) if self.tensors else 3e-3}
-        options |= {"share": torch.tensor(0.2) if self.tensors else 0.2}
+        scalars = {"lr": 3e-3, "share": self.share}
+        options |= {name: torch.as_tensor(each) for name, each in scalars.items()} if self.tensors else scalars
         if self.kind == "lamb":
             return module.lamb_update(buffers, segments(), verdict, **options)
         return module.adam_update(buffers, verdict, decoupled=self.kind == "adamw", **options)
