@@ -349,8 +349,8 @@ def _lamb_kernel(
     counts = tl.load(skip) == 0.0
     rate = tl.load(lr) if ON_DEVICE else lr
     part = tl.load(share) if ON_DEVICE else share
-    ratio = tl.load(ratios + tl.load(of_block + tl.program_id(0)))
-    weight += lamb_direction(weight, first, second, eps, weight_decay) * (ratio * -rate)
+    step_size = tl.load(ratios + tl.load(of_block + tl.program_id(0))) * -rate
+    weight += lamb_direction(weight, first, second, eps, weight_decay) * step_size
     tl.store(weights + place, weight, mask=counts)
     if average is not None:
         tl.store(average + place, averaged(before, weight, part), mask=counts)
