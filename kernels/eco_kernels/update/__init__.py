@@ -5,7 +5,7 @@ is read by the host: the judgement, a handful of numbers on the device, tells th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -75,6 +75,11 @@ class Flat(NamedTuple):
     """Exponential moving average of the weights."""
     low: Tensor | None = None
     """bfloat16 or float16: the weights rounded, for a forward pass to read."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Flat":
+        """What `function` makes of every buffer that there is."""
+        average, low = (None if each is None else function(each) for each in self[4:])
+        return Flat(*map(function, self[:4]), average, low)
 
 
 class Judgement(NamedTuple):
@@ -257,10 +262,11 @@ def _check_update(
     for name, tensor in zip(flat._fields[1:], flat[1:], strict=True):
         if tensor is None and name in ("average", "low"):
             continue
-        check_tensor(name, tensor, 1, (torch.bfloat16, torch.float16) if name == "low" else (torch.float32,))
-        if len(tensor) != len(weights):
-            raise ValueError(f"{name} has {len(tensor)} elements; the weights have {len(weights)}")
-        _check_place(name, tensor, weights.device)
+        dtypes = (torch.bfloat16, torch.float16) if name == "low" else (torch.float32,)
+        buffer = check_tensor(name, tensor, 1, dtypes)
+        if len(buffer) != len(weights):
+            raise ValueError(f"{name} has {len(buffer)} elements; the weights have {len(weights)}")
+        _check_place(name, buffer, weights.device)
     _check_state(state, weights.device)
     for name, value in (("lr", lr), ("share", share)):
         if isinstance(value, Tensor):
@@ -298,8 +304,8 @@ def _check_state(state: Judgement, device: torch.device) -> None:
         if tensor is None and name in ("scale", "good"):
             continue
         counts = name in ("skipped", "in_a_row", "good")
-        check_tensor(name, tensor, 1 if name == "window" else 0, (torch.int64 if counts else torch.float32,))
-        _check_place(name, tensor, device)
+        dtype = torch.int64 if counts else torch.float32
+        _check_place(name, check_tensor(name, tensor, 1 if name == "window" else 0, (dtype,)), device)
     if (state.scale is None) != (state.good is None):
         raise ValueError("one of scale and good is None; a loss scale needs both")
 

@@ -1,6 +1,7 @@
 """The truth about the update: float64, tensor by tensor. Gives new tensors and leaves its arguments as they are."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def adam_update(
 ) -> Flat:
     """The buffers afterwards, all float64."""
     if state.skip:
-        return _doubled(flat)
+        return flat.map(Tensor.double)
     weights, rate, steps = flat.weights.double(), float(lr), state.steps.item()
     gradients = _clipped(flat.gradients, state, clip)
     if decoupled:
@@ -91,12 +92,12 @@ def lamb_update(
 ) -> Flat:
     """The buffers afterwards, all float64."""
     if state.skip:
-        return _doubled(flat)
+        return flat.map(Tensor.double)
     weights, gradients = flat.weights.double().clone(), _clipped(flat.gradients, state, clip)
     mean = betas[0] * flat.mean.double() + (1 - betas[0]) * gradients
     square = betas[1] * flat.square.double() + (1 - betas[1]) * gradients**2
     first = (BLOCK * segments.first_block).tolist()
-    for start, stop in zip(first, first[1:], strict=False):
+    for start, stop in pairwise(first):
         here = slice(start, stop)
         update = mean[here] / (square[here].sqrt() + eps) + weight_decay * weights[here]
         ours, theirs = weights[here].norm().clamp(max=LAMB_MAX_NORM), update.norm()
@@ -118,10 +119,6 @@ def _finished(
     part = float(share)
     average = None if flat.average is None else flat.average.double() * (1 - part) + weights * part
     return Flat(weights, gradients, mean, square, average, None if flat.low is None else weights)
-
-
-def _doubled(flat: Flat) -> Flat:
-    return Flat(*(None if each is None else each.double() for each in flat))  # type: ignore[arg-type]
 
 
 def _number(value: float | list[float]) -> Tensor:
