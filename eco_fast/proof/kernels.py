@@ -335,7 +335,7 @@ def _update(kind: str, average: bool, low_type: torch.dtype | None, tensor: bool
     )
 
     def check(device: torch.device) -> float:
-        result = Flat(*(None if each is None else each.to(device).clone() for each in before))
+        result = before.map(lambda each: each.to(device).clone())
         state, expected_state = (_verdict(each) for each in (device, torch.device("cpu")))
         scalars = [torch.full((), each, device=device) if tensor else each for each in (1e-2, 0.2)]
         settings: dict[str, Any] = {"lr": scalars[0], "share": scalars[1], **options}
@@ -355,9 +355,8 @@ def _update(kind: str, average: bool, low_type: torch.dtype | None, tensor: bool
 
     low = _name(low_type)
     name = f"{kind}-{'average' if average else 'alone'}-{low}" + "-tensor" * tensor
-    return Case(
-        f"update {name}", frozenset({name, *(("lamb-moments", "lamb-ratios") if kind == "lamb" else ())}), check
-    )
+    others = ("lamb-moments", "lamb-ratios") if kind == "lamb" else ()
+    return Case(f"update {name}", frozenset({name, *others}), check)
 
 
 def _flat(sizes: tuple[int, ...] = (1500, 1, 3000)) -> Flat:

@@ -49,7 +49,7 @@ class Specialisation(NamedTuple):
     outputs: float
     """Values of the operation's result that one program accounts for."""
     bytes: int
-    """What one launch reads and writes for `BATCH` patches, or an update for `PARAMETERS`: each input and output once."""
+    """What one launch reads and writes for `BATCH` patches, an update for `PARAMETERS`: each input, each output once."""
 
 
 def specialisation(

@@ -51,10 +51,9 @@ def faults(report: Report) -> list[str]:
     if report.name.split("-")[0] in KINDS and max(narrow_loads, narrow_stores) > 1:
         # The scalars, alpha and the partial sum, are the one of each that may be narrow.
         found.append(f"{narrow_loads} loads and {narrow_stores} stores are not of 128 bits")
-    if report.name.split("-")[0] in ("norms", "adam", "lamb") and report.name != "lamb-ratios":
-        # Six scalars at most, and two partial sums.
-        if narrow_loads > 6 or narrow_stores > 2 or not report.loads_128:
-            found.append(f"{narrow_loads} loads and {narrow_stores} stores are not of 128 bits")
+    if report.name.startswith(("norms", "adam-", "lamb-a", "lamb-moments")) and (narrow_loads > 6 or narrow_stores > 2):
+        # Of the update there are six scalars at most, and two partial sums.
+        found.append(f"{narrow_loads} loads and {narrow_stores} stores are not of 128 bits")
     return found
 
 

@@ -9,7 +9,6 @@ import triton.language as tl
 
 from eco_kernels import Clip, Flat, Judgement, Segments, adam_update, judge_update, lamb_update, reference
 from eco_kernels.update import BLOCK, kernel
-from tests.kernels.conftest import Fences
 from tests.kernels.updates import (
     CLIPS,
     COPIES,
@@ -23,10 +22,6 @@ from tests.kernels.updates import (
     sequence,
     state,
 )
-
-
-def fenced(buffers: Flat, fences: Fences) -> Flat:
-    return Flat(*(None if each is None else fences.copy(each) for each in buffers))
 
 
 @pytest.mark.parametrize("clip", CLIPS)
@@ -61,7 +56,7 @@ def test_update_against_float64(kind, clip, weight_decay, copies, tensors, scale
     scale, steps = scale_and_steps
     before = flat(average=copies[0], low=copies[1], size=scale or 1.0)
     verdict = judged(before.gradients, state(scale=scale, steps=steps), clip)
-    case, result = Case(kind, clip, weight_decay, tensors), fenced(before, fences)
+    case, result = Case(kind, clip, weight_decay, tensors), before.map(fences.copy)
     case.update(result, verdict)
     assert_near(result, case.expected(before, verdict), before)
     assert same_bits((result.gradients,), (before.gradients,))

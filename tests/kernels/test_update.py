@@ -197,11 +197,7 @@ def other(name: str, value: Tensor) -> dict[str, Any]:
     ("changed", "error", "words"),
     [
         (without("mean"), TypeError, "mean is a NoneType"),
-        (
-            other("weights", BUFFERS.weights[:-1]),
-            ValueError,
-            "weights has 9215 elements; it must be a multiple of 1024",
-        ),
+        (other("weights", BUFFERS.weights[:-1]), ValueError, "9215 elements; it must be a multiple of 1024"),
         (other("weights", BUFFERS.weights.double()), TypeError, "weights has dtype torch.float64"),
         (other("gradients", BUFFERS.gradients[:BLOCK]), ValueError, "gradients has 1024 elements; the weights have"),
         (other("square", BUFFERS.square.repeat_interleave(2)[::2]), ValueError, "square has stride"),

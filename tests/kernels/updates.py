@@ -31,19 +31,14 @@ def flat(*, average: bool = False, low: torch.dtype | None = None, seed: int = 0
     def draw(scale: float) -> Tensor:
         return (scale * torch.randn(len(empty), generator=generator)).masked_fill_(empty, 0.0)
 
-    weights, gradients, mean, square, mixed = (
-        draw(0.1),
-        draw(size),
-        draw(0.1 * size),
-        draw(0.1 * size).square(),
-        draw(0.1),
-    )
+    weights, gradients, mean, mixed = draw(0.1), draw(size), draw(0.1 * size), draw(0.1)
+    square = draw(0.1 * size).square()
     weights[first[1] * BLOCK : first[2] * BLOCK] = 0.0
     return Flat(weights, gradients, mean, square, mixed if average else None, None if low is None else weights.to(low))
 
 
 def clone(buffers: Flat) -> Flat:
-    return Flat(*(None if each is None else each.clone() for each in buffers))
+    return buffers.map(Tensor.clone)
 
 
 def segments() -> Segments:

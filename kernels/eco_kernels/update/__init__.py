@@ -78,8 +78,9 @@ class Flat(NamedTuple):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Flat":
         """What `function` makes of every buffer that there is."""
+        weights, gradients, mean, square = (function(each) for each in self[:4])
         average, low = (None if each is None else function(each) for each in self[4:])
-        return Flat(*map(function, self[:4]), average, low)
+        return Flat(weights, gradients, mean, square, average, low)
 
 
 class Judgement(NamedTuple):
