@@ -49,7 +49,7 @@ class Specialisation(NamedTuple):
     outputs: float
     """Values of the operation's result that one program accounts for."""
     bytes: int
-    """What one launch reads and writes for `BATCH` patches, an update for `PARAMETERS`: each input, each output once."""
+    """What one launch reads and writes for `BATCH` patches, or for `PARAMETERS`: each input once, each output once."""
 
 
 def specialisation(
@@ -65,6 +65,8 @@ def specialisation(
     multiples: tuple[str, ...] = (),
 ) -> Specialisation:
     """Fill in what follows from the kernel's arguments: those not named are int32, pointers are aligned.
+
+    But for those whose alignment makes no other kernel.
 
     Args:
         operation, name, kernel, constexprs, num_warps, outputs, bytes: As in `Specialisation`.
