@@ -158,6 +158,20 @@ def loss_chain(sr: Tensor, hr: Tensor, centroid: Tensor, alpha: Tensor) -> Tenso
     return 255 * F.l1_loss(sr.float(), blend(hr, centroid, alpha))
 
 
+@torch.no_grad()
+def update_chain(
+    parameters: list[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    average: list[Tensor],
+    max_norm: float,
+    share: float,
+) -> None:
+    """Clip the gradients by norm, step, and move the average of the weights, in operations over lists of tensors."""
+    torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
+    optimizer.step()
+    torch._foreach_lerp_(average, parameters, share)
+
+
 def imresize(image: np.ndarray, scale: int) -> np.ndarray:
     """MATLAB's `imresize(image, 1 / scale)` as a plain port has it: gather all taps of an axis, weigh, sum.
 

@@ -1,8 +1,9 @@
 """What the compiler makes of the kernels on every architecture, without a GPU: `python benchmarks/compile_report.py`.
 
-Bytes are for a batch of 16 HR patches of 192 pixels, RGB: each input once, each output once. The floor is the time
-that the named card needs to move them at its data sheet's bandwidth; it was not measured. Occupancy is the share of a
-multiprocessor's warps that registers, shared memory and the limit of blocks leave room for.
+Bytes are for a batch of 16 HR patches of 192 pixels, RGB, and an update's for 2^20 parameters: each input once, each
+output once. The floor is the time that the named card needs to move them at its data sheet's bandwidth; it was not
+measured. Occupancy is the share of a multiprocessor's warps that registers, shared memory and the limit of blocks leave
+room for.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The operations of `eco_kernels` against what they replace, on the problem that a training step poses.
 
-Batch 16, HR patches of 192 pixels, RGB, channels_last; 8-bit images, an fp32 network input, a bf16 network output.
+Batch 16, HR patches of 192 pixels, RGB, channels_last; 8-bit images, an fp32 network input, a bf16 network output; the
+parameters of EDSR-baseline.
 Before anything is timed, the contestants must agree.
 """
 
@@ -17,9 +18,26 @@ from recorded import clock
 from timing import size_of
 from torch import Tensor
 
-from eco_kernels import bicubic_downsample, downsample_mix, eco_loss, eco_loss_with_grad, gather_mix, gather_patches
+from eco_fast.train.lamb import Lamb
+from eco_kernels import (
+    Clip,
+    Flat,
+    Judgement,
+    Segments,
+    adam_update,
+    bicubic_downsample,
+    downsample_mix,
+    eco_loss,
+    eco_loss_with_grad,
+    first_blocks,
+    gather_mix,
+    gather_patches,
+    judge_update,
+    lamb_update,
+)
 from eco_kernels.bicubic import REACH
 from eco_kernels.dispatch import runs_kernels
+from eco_kernels.update import BLOCK
 
 Contestants = dict[str, Callable[[], Tensor]]
 """By name; `product` is what the others are compared with."""
@@ -32,10 +50,12 @@ class Problem(NamedTuple):
     patch: int  # side of an HR patch
     store: tuple[int, int, int]  # number, height and width of the HR images in memory
     image: tuple[int, int]  # height and width of the image that is downscaled as a whole
+    parameters: tuple[int, ...]  # elements of a network's tensors
 
 
-USUAL = Problem(16, 192, (32, 480, 324), (1356, 2040))
-QUICK = Problem(2, 24, (3, 48, 60), (48, 60))
+_EDSR = (3 * 9 * 64, 64, *(64 * 9 * 64, 64) * 33, *(64 * 9 * 256, 256) * 2, 64 * 9 * 3, 3)
+USUAL = Problem(16, 192, (32, 480, 324), (1356, 2040), _EDSR)
+QUICK = Problem(2, 24, (3, 48, 60), (48, 60), (1500, 64, 3))
 
 
 @pytest.fixture(autouse=True)
@@ -238,3 +258,65 @@ def test_eco_loss(contest: Contest, problem: Problem, device: torch.device, dtyp
         assert_close(other_grad, grad, 1e-2 * float(grad.abs().max()))
     name = str(dtype).removeprefix("torch.")
     contest(name, size_of(output, hr, centroid, loss, grad), device, contestants)
+
+
+class Network:
+    """Equal parameters and gradients twice: in flat buffers, and as tensors with an optimiser and an average."""
+
+    def __init__(self, problem: Problem, device: torch.device) -> None:
+        sizes = problem.parameters
+        generator = torch.Generator().manual_seed(0)
+        weights, gradients = ([torch.randn(size, generator=generator).to(device) for size in sizes] for _ in range(2))
+        self.first, self.segments = first_blocks(sizes), Segments.of(sizes, device)
+        weights_flat, gradients_flat = self.flattened(weights), self.flattened(gradients)
+        zeros = [torch.zeros_like(weights_flat) for _ in range(2)]
+        self.flat = Flat(weights_flat, gradients_flat, *zeros, average=weights_flat.clone())
+        self.state, self.loss = Judgement.fresh(device), torch.ones((), device=device)
+        self.parameters = [torch.nn.Parameter(weight) for weight in weights]
+        self.average = [weight.clone() for weight in weights]
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+    def flattened(self, tensors: list[Tensor]) -> Tensor:
+        result = torch.zeros(self.first[-1] * BLOCK, device=tensors[0].device)
+        for start, tensor in zip(self.first, tensors, strict=False):
+            result[start * BLOCK : start * BLOCK + tensor.numel()] = tensor.detach()
+        return result
+
+    def judge(self) -> None:
+        judge_update(self.flat.gradients, self.loss, self.state, factor=1.5, clip=CLIP)
+
+    def eager(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Clip, update and average as one would write it; whether the update counts is not even asked."""
+        chains.update_chain(self.parameters, optimizer, self.average, CLIP.norm, SHARE)
+        return self.parameters[0].detach()
+
+
+CLIP, SHARE = Clip(norm=1.0), 0.01
+
+
+@pytest.mark.benchmark(group="update", timer=clock)
+@pytest.mark.parametrize("kind", ["adam", "lamb"])
+def test_update(contest: Contest, problem: Problem, device: torch.device, kind: str) -> None:
+    """Judge, clip, update and average. Every call is one more update of the contestant's own weights."""
+    network, settings = Network(problem, device), {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8}
+    optimizer: torch.optim.Optimizer
+    if kind == "adam":
+        optimizer = torch.optim.Adam(network.parameters, fused=True, **settings)
+    else:
+        optimizer = Lamb(network.parameters, **settings)
+
+    def product() -> Tensor:
+        network.judge()
+        if kind == "adam":
+            adam_update(network.flat, network.state, share=SHARE, clip=CLIP, **settings)
+        else:
+            lamb_update(network.flat, network.segments, network.state, share=SHARE, clip=CLIP, **settings)
+        return network.flat.weights[: network.parameters[0].numel()]
+
+    contestants: Contestants = {"product": product, "eager": lambda: network.eager(optimizer)}
+    results = [call().clone() for call in contestants.values()]
+    assert_close(*results, 1e-6)
+    assert_close(network.flat.average, network.flattened(network.average), 1e-6)
+    written = size_of(network.flat.weights, network.flat.mean, network.flat.square, network.flat.average)
+    contest(kind, size_of(network.flat.gradients) + 2 * written, device, contestants)

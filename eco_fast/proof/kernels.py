@@ -11,9 +11,25 @@ from torch import Tensor
 
 from eco_fast.proof.outcome import Evidence, NotRun
 from eco_fast.proof.stage import Stage
-from eco_kernels import bicubic_downsample, downsample_mix, eco_loss_with_grad, gather_mix, gather_patches, reference
+from eco_kernels import (
+    Clip,
+    Flat,
+    Judgement,
+    Segments,
+    adam_update,
+    bicubic_downsample,
+    downsample_mix,
+    eco_loss_with_grad,
+    first_blocks,
+    gather_mix,
+    gather_patches,
+    judge_update,
+    lamb_update,
+    reference,
+)
 from eco_kernels.dispatch import runs_kernels
 from eco_kernels.loss import CHARBONNIER_EPS
+from eco_kernels.update import BLOCK
 
 SCALES = (2, 3, 4)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -95,6 +111,8 @@ def cases() -> Iterator[Case]:
     yield from _bicubics()
     yield from _mixes()
     yield from _losses()
+    yield from _judgements()
+    yield from _updates()
     yield from _training_batches()
 
 
@@ -268,6 +286,96 @@ def _steepness(kind: str, difference: Tensor) -> Tensor:
         least = (difference - _ROUNDED).clamp(min=0)
         return CHARBONNIER_EPS**2 / (least**2 + CHARBONNIER_EPS**2) ** 1.5
     return torch.full_like(difference, 2.0 if kind == "l2" else 0.0)
+
+
+def _judgements() -> Iterator[Case]:
+    """Gradients that count, whose norm is clipped, and then some that are not finite."""
+    for scale in (None, 1024.0):
+
+        def check(device: torch.device, scale: float | None = scale) -> float:
+            gradients, loss, clip = (scale or 1.0) * _flat().gradients, torch.tensor(0.7), Clip(0.5, 1.0)
+            expected, result = (Judgement.fresh(each, last=1.0, scale=scale) for each in ("cpu", device))
+            worst = 0.0
+            for _ in range(2):
+                expected = reference.judge_update(gradients, loss, expected, factor=1.5, clip=clip)
+                judge_update(gradients.to(device), loss.to(device), result, factor=1.5, clip=clip)
+                for name, ours, truth in zip(result._fields, result, expected, strict=True):
+                    if ours is not None and truth is not None and not (name == "clip_factor" and expected.skip):
+                        worst = max(worst, _relative(ours, truth))
+                gradients[-1] = float("nan")
+            return worst
+
+        name = "-scaled" if scale else ""
+        yield Case(f"judge{name}", frozenset({f"norms{name}", f"judge{name}"}), check)
+
+
+def _relative(result: Tensor, expected: Tensor) -> float:
+    """Largest error over a few roundings; what is not finite has to be the same in both."""
+    ours, truth = result.cpu().double(), expected.double()
+    same = (ours == truth) | (ours.isnan() & truth.isnan())
+    error = torch.where(same, 0.0, (ours - truth).abs() / (1e-6 * truth.abs()))
+    return float("inf") if error.isnan().any() else error.max().item()
+
+
+def _updates() -> Iterator[Case]:
+    """All kinds of copies, and learning rates on the host and on the device."""
+    for kind, average, low, tensor in product(
+        ("adam", "lamb"), (True, False), (None, torch.bfloat16, torch.float16), (False, True)
+    ):
+        if not tensor or average == (low is not None):
+            yield _update(kind, average, low, tensor)
+
+
+def _update(kind: str, average: bool, low_type: torch.dtype | None, tensor: bool) -> Case:
+    sizes, options = (1500, 1, 3000), {"weight_decay": 0.02, "clip": Clip(0.5, 1.0)}
+    before = _flat(sizes)
+    before = before._replace(
+        average=before.mean.clone() if average else None,
+        low=None if low_type is None else before.weights.to(low_type),
+    )
+
+    def check(device: torch.device) -> float:
+        result = before.map(lambda each: each.to(device).clone())
+        state, expected_state = (_verdict(each) for each in (device, torch.device("cpu")))
+        scalars = [torch.full((), each, device=device) if tensor else each for each in (1e-2, 0.2)]
+        settings: dict[str, Any] = {"lr": scalars[0], "share": scalars[1], **options}
+        if kind == "lamb":
+            lamb_update(result, Segments.of(sizes, device), state, **settings)
+            expected = reference.lamb_update(before, Segments.of(sizes), expected_state, **settings)
+        else:
+            adam_update(result, state, **settings)
+            expected = reference.adam_update(before, expected_state, **settings)
+        # The gradients are the operation's own; a low copy is that of the new weights, rounded once.
+        errors = [
+            _error(ours, truth) if name != "low" else 0.0 if torch.equal(ours, result.weights.to(ours.dtype)) else 2.0
+            for name, ours, truth in zip(result._fields, result, expected, strict=True)
+            if ours is not None and truth is not None and name != "gradients"
+        ]
+        return max(errors)
+
+    low = _name(low_type)
+    name = f"{kind}-{'average' if average else 'alone'}-{low}" + "-tensor" * tensor
+    others = ("lamb-moments", "lamb-ratios") if kind == "lamb" else ()
+    return Case(f"update {name}", frozenset({name, *others}), check)
+
+
+def _flat(sizes: tuple[int, ...] = (1500, 1, 3000)) -> Flat:
+    """Buffers of a small network, with zeros in the gaps. Moments are those of some updates: no step is large."""
+    generator = torch.Generator().manual_seed(0)
+    length = first_blocks(sizes)[-1] * BLOCK
+    present = torch.zeros(length, dtype=torch.bool)
+    for start, size in zip(first_blocks(sizes), sizes, strict=False):
+        present[start * BLOCK : start * BLOCK + size] = True
+    draws = [torch.where(present, torch.randn(length, generator=generator), 0.0) for _ in range(3)]
+    return Flat(0.1 * draws[0], draws[1], 0.1 * draws[2], torch.where(present, 1.0, 0.0))
+
+
+def _verdict(device: torch.device) -> Judgement:
+    """That of the tenth update, which counts."""
+    state = Judgement.fresh(device)
+    state.steps.fill_(10)
+    state.clip_factor.fill_(0.75)
+    return state
 
 
 def _training_batches() -> Iterator[Case]:

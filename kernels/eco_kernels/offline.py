@@ -20,6 +20,7 @@ from eco_kernels.gather import kernel as gather
 from eco_kernels.loss import kernel as loss
 from eco_kernels.mix import kernel as mix
 from eco_kernels.triton_common import OPTIONS, Specialisation
+from eco_kernels.update import kernel as update
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 
@@ -30,6 +31,11 @@ DEFAULTS = {
     "l1-bfloat16-uint8-uint8",
     *(f"vertical-patch-x{scale}-uint8-channels_last-matlab" for scale in (2, 3, 4)),
     *(f"horizontal-mix-x{scale}-uint8-float32-channels_last-matlab" for scale in (2, 3, 4)),
+    "norms",
+    "judge",
+    "lamb-moments",
+    "lamb-ratios",
+    *(f"{optimiser}-average-{low}" for optimiser in ("adam", "lamb") for low in ("none", "bfloat16")),
 }
 """What a training step uses by default."""
 
@@ -55,7 +61,7 @@ class Report(NamedTuple):
 
 def specialisations() -> Iterator[Specialisation]:
     """Every production specialisation of every kernel."""
-    for operation in (gather, downsample, mix, loss):
+    for operation in (gather, downsample, mix, loss, update):
         yield from operation.specialisations()
 
 

