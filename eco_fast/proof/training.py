@@ -124,10 +124,10 @@ class Training:
                 loop.advance(step)
             if isinstance(loop.update, Graphed) and steps and loop.update.graph is None:
                 raise RuntimeError("no graph was captured")
-            skipped = int(loop.student.guard.check(STEPS, steps, "no checkpoint is written"))
+            skipped = int(loop.student.state.skipped)
             if skipped:
                 raise RuntimeError(f"{skipped} of {steps} updates were skipped")
-            return torch.cat([p.detach().double().cpu().reshape(-1) for p in loop.student.parameters])
+            return torch.cat([p.detach().double().cpu().reshape(-1) for p in loop.student.parameters.tensors])
 
     @contextmanager
     def loop(self, settings: Settings = _NONE) -> Iterator[Loop]:
@@ -301,7 +301,7 @@ def watch(runs: Training, settings: Settings) -> str:
             return f"{error}".splitlines()[0]
         finally:
             _wait_is_error(runs.device, "default")
-        if not all(p.isfinite().all() for p in loop.student.parameters):
+        if not loop.student.parameters.weights.isfinite().all():
             return "weights are not finite"
     return ""
 

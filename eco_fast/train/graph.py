@@ -22,7 +22,7 @@ def why_not(config: Config, world: World, *, resident: bool) -> str | None:
         return "it works with one process only"
     if not resident:  # the others copy through pinned memory, whose events a thread may look at during a capture
         return "only data.source=resident reads without a thread that waits for the device"
-    if not takes_device_scalars(config.optim.name):
+    if not takes_device_scalars(config.optim):
         return f"the optimiser {config.optim.name} decides on the host whether to skip"
     return None
 

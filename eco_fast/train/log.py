@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,14 +12,34 @@ from eco_fast.config import Config
 from eco_fast.eco.objective import uses_alpha
 from eco_fast.errors import UserError
 from eco_fast.train.batches import Batches
+from eco_fast.train.lane import streams_of
 from eco_fast.train.optim import learning_rate
 from eco_fast.train.run_folder import RunFolder, RunState
 from eco_fast.train.speed import Clock, memory_mb, peak_flops, training_flops
 from eco_fast.train.update import Update
 
 
+class Reading(NamedTuple):
+    """What the host learns of the device's work at a line of the log."""
+
+    step: int
+    in_a_row: int  # skipped updates up to now
+    spread: float  # what the guard against a collapse has looked at; NaN if it has not
+    line: str  # for the terminal
+
+
+class Noted(NamedTuple):
+    """A line whose numbers are on their way from the device."""
+
+    record: dict[str, Any]
+    values: Tensor  # on the host once `event` has passed
+    event: Any
+    speed: dict[str, Any]
+    step_ms: float
+
+
 class Log:
-    """Sums losses on the device; only `line` reads them."""
+    """Losses are summed on the device. A line is noted, and read when its numbers have come: no step waits for it."""
 
     def __init__(self, config: Config, folder: RunFolder, update: Update, batches: Batches) -> None:
         self.config, self.folder, self.batches, self.times = config, folder, batches, update.times
@@ -29,39 +49,62 @@ class Log:
         self.flops = training_flops(self.student.network, config.data.patch) * (
             config.data.batch // self.student.world.size
         )
-        self.window = torch.zeros(2, device=config.run.device)  # sum of the accepted losses, and their number
         self.clock = Clock(0)
+        self._streams = streams_of(config.run.device)
+        self._noted: Noted | None = None
 
     def start(self, progress: RunState) -> None:
         """Stand where `progress` does; the clock runs from here."""
-        self.window, self.clock = progress.window.to(self.config.run.device), Clock(progress.step)
+        self.student.state.window.copy_(progress.window)
+        self.clock = Clock(progress.step)
 
-    def add(self, loss: Tensor, skip: Tensor) -> None:
-        """Count one update, without a look at it."""
-        self.window += torch.stack((torch.where(skip.bool(), 0.0, loss), 1.0 - skip))
+    def note(self, done: int, spread: Tensor) -> None:
+        """Begin a line, and the next window of losses. The line before was read.
 
-    def line(self, done: int, skipped: int) -> str:
-        """Write a record, return it as a line, begin the next window; waits for the device."""
-        run, optim = self.config.run, self.config.optim
-        total, accepted, norm = torch.cat((self.window, self.student.gradient_norm.view(1))).tolist()
-        self.window = torch.zeros_like(self.window)
+        Args:
+            done: Steps.
+            spread: What the guard against a collapse has looked at, 0-dim on the device.
+        """
+        run, state = self.config.run, self.student.state
         record: dict[str, Any] = {
             "kind": "train",
             "step": done,
-            "loss": total / accepted if accepted else None,
-            "lr": learning_rate(done - 1, run.steps, optim),
-            "skipped": skipped,
-            "gradient_norm": norm,
+            "lr": learning_rate(done - 1, run.steps, self.config.optim),
         }
         if uses_alpha(self.config.mode):
             record["alpha"] = self.batches.phases.alpha(done - 1)
-        record["speed"] = speed = self._speed(self.clock.lap(done))
-        self.write(record)
+        numbers = (*state.window, state.norm, state.skipped, state.in_a_row, spread)
+        values = torch.stack([number.double() for number in numbers])
+        if values.is_cuda:
+            values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+        state.window.zero_()
+        event = self._streams.Event()
+        event.record(self._streams.current_stream())
+        self.times.measure(False)
+        rate = self.clock.lap(done)
+        self._noted = Noted(record, values, event, self._speed(rate), 1000 / rate)
+
+    def read(self, *, wait: bool) -> Reading | None:
+        """Write the line that was noted if its numbers are there, with `wait` once they are; None if there is none."""
+        if self._noted is None or not (wait or self._noted.event.query()):
+            return None
+        record, values, event, speed, step_ms = self._noted
+        self._noted = None
+        event.synchronize()
+        total, accepted, norm, skipped, in_a_row, spread = values.tolist()
+        parts = self.times.read()
+        parts["other"] = max(0.0, step_ms - sum(parts.values()))  # parts that overlap leave nothing
+        speed = {**speed, "budget": {name: round(ms / step_ms, 4) for name, ms in parts.items()}}
+        loss = total / accepted if accepted else None
+        self.write({**record, "loss": loss, "skipped": int(skipped), "gradient_norm": norm, "speed": speed})
         alpha = f"alpha {record['alpha']:.3f}  " if "alpha" in record else ""
-        loss = f"{record['loss']:.4f}" if accepted else "none accepted"
-        parts = "  ".join(f"{part} {share:.0%}" for part, share in speed["budget"].items())
-        skips = f"  {skipped} skipped" if skipped else ""
-        return f"loss {loss}  {alpha}lr {record['lr']:.2e}  {speed['patches_per_second']:.0f} patches/s{skips}  {parts}"
+        said = "none accepted" if loss is None else f"{loss:.4f}"
+        shares = "  ".join(f"{part} {share:.0%}" for part, share in speed["budget"].items())
+        skips = f"  {int(skipped)} skipped" if skipped else ""
+        line = (
+            f"loss {said}  {alpha}lr {record['lr']:.2e}  {speed['patches_per_second']:.0f} patches/s{skips}  {shares}"
+        )
+        return Reading(record["step"], int(in_a_row), spread, line)
 
     def write(self, record: dict[str, Any]) -> None:
         """One record to every place it goes."""
@@ -76,14 +119,11 @@ class Log:
             self.curves.close()
 
     def _speed(self, steps_per_second: float) -> dict[str, Any]:
-        """Patches per second, the shares of a step, memory, and how much of the device's arithmetic is used."""
-        run, step_ms = self.config.run, 1000 / steps_per_second
-        parts = self.times.read()
-        parts["other"] = max(0.0, step_ms - sum(parts.values()))  # parts that overlap leave nothing
+        """Patches per second, memory, and how much of the device's arithmetic is used."""
+        run = self.config.run
         speed = {
             "patches_per_second": steps_per_second * self.config.data.batch,
-            "step_ms": step_ms,
-            "budget": {name: round(ms / step_ms, 4) for name, ms in parts.items()},
+            "step_ms": 1000 / steps_per_second,
             "batches": dict(self.batches.maker.made),
             "memory_mb": memory_mb(run.device),
             "tflops": self.flops * steps_per_second / 1e12,

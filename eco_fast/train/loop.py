@@ -11,7 +11,7 @@ from eco_fast.models.weights import identity
 from eco_fast.stop import stop_signal
 from eco_fast.train.batches import Batches
 from eco_fast.train.graph import Graphed
-from eco_fast.train.guard import CollapseGuard
+from eco_fast.train.guard import CollapseGuard, refuse_many_skips
 from eco_fast.train.inputs import Inputs
 from eco_fast.train.lane import streams_of
 from eco_fast.train.log import Log
@@ -68,6 +68,8 @@ class Loop:
                 validates = bool(self.valid) and (last or done % run.valid_every == 0)
                 saves = last or stopped or done % run.checkpoint_every == 0
                 if validates or saves:
+                    if (line := self._read(wait=True)) is not None:
+                        show(done, line)
                     streams_of(run.device).synchronize()  # what is under way is training, not validation
                     with self.log.clock.paused():
                         better = validates and self._validate(done)
@@ -76,26 +78,34 @@ class Loop:
         return self._end(done, stopped, self.log.clock.rate(done - first))
 
     def advance(self, step: int) -> str | None:
-        """One step, and its line of the log if one is due: only for that does the host wait for the device."""
+        """One step; a line of the log if one is due. On a GPU its numbers come later: no step waits for the device."""
         done, run = step + 1, self.config.run
-        logged = done % run.log_every == 0 or done == run.steps
+        logged, line = done % run.log_every == 0 or done == run.steps, None
         if logged:
+            line = self._read(wait=True)  # the one before: the host is never further ahead than that
             self.update.times.measure(True)
         # The batch, made while the last step ran.
         batch = self.batches.take(step)
-        if logged:
-            self.collapse.look(step, self.student.network, batch.x)
+        spread = self.collapse.look(step, self.student.network, batch.x) if logged else None
         # Forward, loss, backward, optimiser, average.
         self.update.schedule(step)
-        loss, skip = self.update(batch)
+        self.update(batch)
         # The next batch is begun now, since it may wait for files: a GPU has its work already.
         self.batches.done(step)
-        self.log.add(loss, skip)
-        if not logged:
+        if spread is not None:
+            self.log.note(done, spread)
+        # Several processes read at the same steps: a guard that ends the run ends it on all.
+        on_cpu = run.device == "cpu"
+        return line or (self._read(wait=on_cpu) if on_cpu or self.world.size == 1 else None)
+
+    def _read(self, *, wait: bool) -> str | None:
+        """The line of the log whose numbers have come, after the guards have seen them."""
+        reading = self.log.read(wait=wait)
+        if reading is None:
             return None
-        skipped = self.student.guard.check(self.config.guard.limit, done, self._kept())
-        self.collapse.check(done, self._kept())
-        return self.log.line(done, skipped)
+        refuse_many_skips(reading.in_a_row, reading.step, self.config.guard, self._kept())
+        self.collapse.check(reading.spread, reading.step, self._kept())
+        return reading.line
 
     def close(self) -> None:
         """Stop what makes batches; write what is left of the log."""
@@ -123,6 +133,7 @@ class Loop:
     def _validate(self, done: int) -> bool:
         """Validate, every process its share of the images; whether it was the best so far."""
         world = self.world
+        world.copy(self.student.network.buffers())  # statistics of a normalisation are each process's own
         scores = evaluate(self.student.averaged, self.valid[world.rank :: world.size], self.config.scale, ssim=False)
         total, count = world.sums([sum(scores.psnr), len(scores.psnr)])
         self.psnr_y = total / count
@@ -134,11 +145,11 @@ class Loop:
 
     def _save(self, done: int, *, best: bool) -> None:
         config, learners = self.config, self.update.learners
-        if not all(p.isfinite().all() for learner in learners.values() for p in learner.parameters):
+        if not all(learner.parameters.weights.isfinite().all() for learner in learners.values()):
             raise UserError(f"weights are not finite at step {done}, so no checkpoint is written; lower optim.lr")
         with self.world.agree():
             if self.world.leads:
-                progress = RunState(done, self.log.window, self.best, describe(config.run, self.world))
+                progress = RunState(done, self.student.state.window, self.best, describe(config.run, self.world))
                 header = identity(config.student.name, config.student.options, config.scale)
                 self.folder.checkpoints.save(learners, progress, header, best=best)
         self.checkpoint = self.folder.checkpoints.at(done)

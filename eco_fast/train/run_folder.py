@@ -192,7 +192,7 @@ class Checkpoints:
         content = world.share(content)
         for name, learner in learners.items():
             for network in _networks(name, learner).values():
-                world.copy(network)
+                world.copy(network.state_dict(keep_vars=True).values())
             learner.load_state_dict(content["learners"][name])
         torch.set_rng_state(content["random"])
         if content["random_cuda"] is not None and torch.cuda.is_available():
@@ -204,7 +204,8 @@ def _networks(name: str, learner: Learner) -> dict[str, nn.Module]:
     """The networks of a learner by the names of their files."""
     prefix = "" if name == _STUDENT else f"{name}-"
     networks = {f"{prefix}weights.safetensors": learner.network}
-    return networks if learner.ema is None else {**networks, f"{prefix}ema.safetensors": learner.ema.network}
+    averaged = learner.averaged
+    return networks if averaged is learner.network else {**networks, f"{prefix}ema.safetensors": averaged}
 
 
 def _load_state(checkpoint: Path, *, mmap: bool = False) -> dict[str, Any]:

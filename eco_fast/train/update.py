@@ -47,7 +47,9 @@ def make_update(config: Config, student: nn.Module, world: World | None = None) 
     Raises:
         UserError: The batch cannot be split into `optim.accumulate` parts, or there is no such optimiser.
     """
-    return EcoUpdate(config, Learner(student, config.optim, config.guard, config.run, world))
+    side = config.data.patch
+    example = torch.zeros((1, 3, side, side), device=config.run.device)
+    return EcoUpdate(config, Learner(student, config.optim, config.guard, config.run, world, example))
 
 
 class EcoUpdate:
@@ -69,7 +71,7 @@ class EcoUpdate:
         self.learners: Mapping[str, Learner] = {"student": student}
         self.times = StepTimes(run.device)
         self._student, self._loss, self._parts = student, config.loss, count
-        whole = count == 1 and student.loss_scale is None
+        whole = count == 1 and student.state.scale is None
         self._weights = None if whole else torch.full((share,), 1.0 / count, device=run.device)
 
     def schedule(self, step: int) -> None:
@@ -87,22 +89,21 @@ class EcoUpdate:
     def _backward(self, batch: Batch) -> Tensor:
         """Gradients of this process's share of the batch, part by part; its loss, fp32 0-dim."""
         student, losses = self._student, []
-        scale = None if student.loss_scale is None else student.loss_scale.scale
+        scale = student.state.scale
         weights = self._weights if scale is None or self._weights is None else self._weights * scale
         for number, part in enumerate(batch.parts(self._parts), start=1):
-            with student.without_exchange(number < self._parts):
-                sr = student(part.x)
-                # The loss brings its own gradient; sr is where the network's begins.
-                loss, grad = eco_loss_with_grad(
-                    sr.detach(),
-                    part.hr,
-                    part.centroid,
-                    part.alpha,
-                    kind=self._loss.kind,
-                    scale_factor=self._loss.scale,
-                    weights=weights,
-                )
-                sr.backward(grad)
+            sr = student(part.x)
+            # The loss brings its own gradient; sr is where the network's begins.
+            loss, grad = eco_loss_with_grad(
+                sr.detach(),
+                part.hr,
+                part.centroid,
+                part.alpha,
+                kind=self._loss.kind,
+                scale_factor=self._loss.scale,
+                weights=weights,
+            )
+            student.backward(sr, grad, first=number == 1, last=number == self._parts)
             losses.append(loss)
         total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         return total if scale is None else total / scale

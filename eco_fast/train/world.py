@@ -4,7 +4,7 @@ import gc
 import itertools
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
@@ -89,11 +89,11 @@ class World:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def copy(self, network: nn.Module) -> None:
-        """Give the network of every process the weights that the first one's has, bit for bit."""
+    def copy(self, tensors: Iterable[Tensor]) -> None:
+        """Give the tensors of every process the values that the first one's have, bit for bit."""
         if self.size == 1:
             return
-        for tensor in (*network.parameters(), *network.buffers()):
+        for tensor in tensors:
             plain = tensor.detach().contiguous()  # in one order of memory, whatever that of the tensor
             dist.broadcast(plain, src=0)
             tensor.detach().copy_(plain)
@@ -126,15 +126,6 @@ class World:
     def fault(self, text: str) -> UserError:
         """An error that every process raises: one on each machine says it."""
         return UserError(text) if self.leads_machine else SaidElsewhere(text)
-
-    def wrap(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Average gradients over the processes in every backward pass."""
-        if self.size == 1:
-            return forward
-        assert isinstance(forward, nn.Module)
-        on_gpu = next(forward.parameters()).is_cuda
-        ids = [torch.cuda.current_device()] if on_gpu else None
-        return nn.parallel.DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
 
 
 def join_world() -> World:

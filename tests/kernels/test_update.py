@@ -128,6 +128,19 @@ def test_a_skipped_update_keeps_every_bit(kind: str, wrong: float, scale: float 
     assert same_bits(result._replace(gradients=None), before._replace(gradients=None))
 
 
+@pytest.mark.parametrize("kind", ["adam", "adamw", "lamb"])
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_gaps_stay_zero_whatever_the_gradients_hold(kind: str, clip: Clip, wrong: float) -> None:
+    """Those of the gradients too: nothing writes there again, and a NaN would end every later update."""
+    made = flat(average=True, low=torch.bfloat16)
+    made.gradients[0] = wrong
+    verdict = judged(made.gradients, state(), clip)
+    Case(kind, clip, 0.02, True).update(made, verdict)
+    assert verdict.skip == 1
+    assert all(not buffer[gaps()].any() for buffer in made if buffer is not None)
+
+
 def test_a_share_of_one_copies() -> None:
     for share in (1.0, torch.tensor(1.0)):
         result = flat(average=True)

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from eco_fast.train.lamb import Lamb
+from eco_fast.config import OptimConfig
+from eco_fast.train.optim import make_optimizer
+from eco_fast.train.parameters import Parameters
+from eco_kernels import Judgement, judge_update
 
 SHAPES = ((4, 3, 3, 3), (4,), (2, 5))
 
@@ -25,54 +29,22 @@ def formula(weights, gradients, state, lr, betas=(0.9, 0.99), eps=1e-6, decay=0.
 
 
 @pytest.mark.parametrize(("size", "decay"), [(1.0, 0.0), (20.0, 0.0), (0.0, 0.0), (1.0, 0.1)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_twenty_updates(size: float, decay: float, dtype: torch.dtype, tolerance: float) -> None:
+def test_twenty_updates(size: float, decay: float) -> None:
     """Weights below and above the clamp of the norm, and zero ones, where the ratio is 1."""
     expected = tensors(0, size)
-    state = [(np.zeros(shape), np.zeros(shape)) for shape in SHAPES]
-    weights = [torch.nn.Parameter(torch.from_numpy(w).to(dtype)) for w in expected]
-    optimizer = Lamb(weights, weight_decay=decay)
+    moments = [(np.zeros(shape), np.zeros(shape)) for shape in SHAPES]
+    network = nn.Module()
+    network.weights = nn.ParameterList(nn.Parameter(torch.from_numpy(w).float()) for w in expected)
+    parameters, state = Parameters(network, average=False, precision="fp32"), Judgement.fresh()
+    config = OptimConfig(name="lamb", betas=(0.9, 0.99), eps=1e-6, weight_decay=decay)
+    optimizer = make_optimizer(parameters, state, config)
     for step in range(20):
         rate = 1e-2 * (1 - step / 20)
         gradients = tensors(step + 1, 0.1)
-        formula(expected, gradients, state, rate, decay=decay)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = torch.from_numpy(gradient).to(dtype)
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-    for weight, value in zip(weights, expected, strict=True):
-        np.testing.assert_allclose(weight.detach().numpy(), value, rtol=tolerance, atol=tolerance)
-
-
-def test_a_skipped_update_leaves_every_bit() -> None:
-    weights = [torch.nn.Parameter(torch.from_numpy(w).float()) for w in tensors(0)]
-    optimizer = Lamb(weights)
-
-    def update(fill: float, skip: float) -> None:
-        for weight in weights:
-            weight.grad = torch.full_like(weight, fill)
-        optimizer.found_inf = torch.tensor(skip)
-        optimizer.step()
-
-    update(0.5, 0.0)
-    before = [t.clone() for w in weights for t in (w.detach(), *optimizer.state[w].values())]
-    update(float("nan"), 1.0)
-    after = [t for w in weights for t in (w.detach(), *optimizer.state[w].values())]
-    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
-    update(0.5, 0.0)
-    assert not torch.equal(weights[0].detach(), before[0])
-
-
-def test_found_inf_does_not_change_an_accepted_update() -> None:
-    results = []
-    for found_inf in (None, torch.zeros(())):
-        weights = [torch.nn.Parameter(torch.from_numpy(w).float()) for w in tensors(0)]
-        optimizer = Lamb(weights)
-        if found_inf is not None:
-            optimizer.found_inf = found_inf
-        for step in range(3):
-            for weight, gradient in zip(weights, tensors(step), strict=True):
-                weight.grad = torch.from_numpy(gradient).float()
-            optimizer.step()
-        results.append(weights)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+        formula(expected, gradients, moments, rate, decay=decay)
+        for view, gradient in zip(parameters.gradient_views, gradients, strict=True):
+            view.copy_(torch.from_numpy(gradient))
+        judge_update(parameters.gradients, torch.tensor(1.0), state)
+        optimizer.step(rate, 0.0)
+    for weight, value in zip(network.weights, expected, strict=True):
+        np.testing.assert_allclose(weight.detach().numpy(), value, rtol=1e-5, atol=1e-5)

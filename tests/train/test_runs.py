@@ -72,18 +72,20 @@ def test_a_checkpoint_holds_every_learner(tmp_path: Path) -> None:
     def tensors(learners: dict[str, Learner]) -> list[torch.Tensor]:
         found: list[torch.Tensor] = []
         for learner in learners.values():
-            assert learner.loss_scale is not None
+            state = learner.state
+            assert state.scale is not None and state.good is not None
             found += [*learner.network.parameters(), *learner.averaged.parameters()]
-            found += [t for moments in learner.optimizer.state.values() for t in moments.values()]
-            found += [*learner.guard.state_dict().values(), *learner.loss_scale.state_dict().values()]
+            found += [t for moments in learner.optimizer.state_dict()["state"].values() for t in moments.values()]
+            found += [state.last, state.skipped, state.in_a_row, state.scale, state.good]
         return found
 
     trained, fresh = learners(0), learners(1)
     for step in range(3):
         for learner in trained.values():
             learner.schedule(step)
-            loss = sum((p.square().sum() for p in learner.parameters), torch.zeros(()))
+            loss = sum((p.square().sum() for p in learner.network.parameters()), torch.zeros(()))
             loss.backward()
+            learner.parameters.gather()
             learner.apply(loss.detach())
     checkpoints = Checkpoints(tmp_path, keep_last=1)
     saved = checkpoints.save(trained, RunState(3, torch.zeros(2), None, {}), {}, best=False)
@@ -204,21 +206,20 @@ def test_collapse_guard(rng: np.random.Generator) -> None:
     x = torch.from_numpy(rng.random((4, 3, 8, 8), dtype=np.float32))
     guard = CollapseGuard(steps=100)
     for step in (1, 2, 3):
-        guard.look(step, Grey(0.5), x)
-        guard.check(step, "")
-    guard.look(4, Grey(0.001), x)
-    guard.check(4, "")
-    guard.look(5, Grey(0.001), x)
+        guard.check(guard.look(step, Grey(0.5), x).item(), step, "")
+    guard.check(guard.look(4, Grey(0.001), x).item(), 4, "")
+    spread = guard.look(5, Grey(0.001), x).item()
     with pytest.raises(UserError, match=r"nearly one colour at step 5: .* the last checkpoint is here; check"):
-        guard.check(5, "the last checkpoint is here")
+        guard.check(spread, 5, "the last checkpoint is here")
 
 
 def test_collapse_guard_is_for_the_start(rng: np.random.Generator) -> None:
     x = torch.from_numpy(rng.random((4, 3, 8, 8), dtype=np.float32))
     guard = CollapseGuard(steps=100)
     for step in range(25, 40):
-        guard.look(step, Grey(0.0), x)
-        guard.check(step, "")
+        spread = guard.look(step, Grey(0.0), x)
+        assert spread.isnan()
+        guard.check(spread.item(), step, "")
 
 
 def test_a_run_that_collapses_stops(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,12 @@ from eco_fast.eco.objective import MODES, blend
 from eco_fast.errors import UserError
 from eco_fast.models import build
 from eco_fast.train.batches import Batch, stored_batch
+from eco_fast.train.learner import Learner
 from eco_fast.train.machine import resolve
-from eco_fast.train.optim import Ema, ema_share, learning_rate, make_optimizer
+from eco_fast.train.optim import TorchOptimizer, learning_rate, make_optimizer
+from eco_fast.train.parameters import Parameters
 from eco_fast.train.update import make_update
-from eco_kernels import eco_loss_with_grad
+from eco_kernels import Judgement, eco_loss_with_grad
 
 PATCH, BATCH = 10, 6
 
@@ -91,30 +93,35 @@ def test_repeated_updates_lower_the_loss_and_move_the_average(rng: np.random.Gen
         losses.append(update(batch)[0].item())
     assert losses[-1] < losses[0]
     assert student.averaged is not student.network
-    assert not any(torch.equal(a, b) for a, b in zip(student.averaged.parameters(), student.parameters, strict=True))
+    assert not any(
+        torch.equal(a, b) for a, b in zip(student.averaged.parameters(), student.network.parameters(), strict=True)
+    )
 
 
-def test_the_first_update_of_the_average_copies() -> None:
-    network = nn.Linear(3, 3)
-    ema, taken, skipped = Ema(network), torch.tensor(0.0), torch.tensor(1.0)
-    with torch.no_grad():
-        network.weight.fill_(1.0)
-    ema.average(ema_share(0, 0.9), taken)
-    assert torch.equal(ema.network.weight, network.weight)
-    with torch.no_grad():
-        network.weight.fill_(2.0)
-    ema.average(ema_share(10_000, 0.9), skipped)
-    assert torch.equal(ema.network.weight, torch.ones((3, 3)))
-    ema.average(ema_share(10_000, 0.9), taken)
-    torch.testing.assert_close(ema.network.weight, torch.full((3, 3), 1.1))
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_the_first_update_of_the_average_copies(name: str) -> None:
+    config = _config(name=name, ema=0.9)
+    student = Learner(nn.Linear(3, 3), config.optim, config.guard, config.run)
+    student.parameters.gradients.fill_(1.0)
+    student.schedule(0)
+    student.apply(torch.tensor(1.0))
+    assert torch.equal(student.averaged.weight, student.network.weight)
+    before = student.network.weight.clone()
+    student.schedule(10_000)
+    student.apply(torch.tensor(torch.nan))
+    assert torch.equal(student.averaged.weight, before)
+    student.apply(torch.tensor(1.0))
+    assert not torch.equal(student.network.weight, before)
+    torch.testing.assert_close(student.averaged.weight, 0.9 * before + 0.1 * student.network.weight)
 
 
 def test_statistics_of_a_normalisation_go_with_the_average() -> None:
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
-    ema = Ema(network)
+    parameters = Parameters(network, average=True, precision="fp32")
     network(5 + torch.rand(4, 3, 8, 8))
-    assert all(torch.equal(a, b) for a, b in zip(ema.network.buffers(), network.buffers(), strict=True))
-    assert not ema.network.training
+    averaged = parameters.averaged
+    assert all(torch.equal(a, b) for a, b in zip(averaged.buffers(), network.buffers(), strict=True))
+    assert not averaged.training
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "sgd"])
@@ -134,29 +141,35 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(rng: np.random.Gener
             hook = None
             if batch is not None and batch is third and planted == "gradient":
                 batch = good
-                hook = student.parameters[0].register_hook(lambda grad: grad * torch.inf)
+                hook = student.parameters.tensors[0].register_hook(lambda grad: grad * torch.inf)
             if batch is not None:
                 update.schedule(step)
                 update(batch)
             if hook is not None:
                 hook.remove()
-        moments = [
-            t for p in student.parameters for t in student.optimizer.state[p].values() if isinstance(t, torch.Tensor)
-        ]
-        results.append([p.detach() for p in (*student.parameters, *student.averaged.parameters())] + moments)
-        assert student.guard.skipped.item() == (third is not None)
+        kept = student.optimizer.state_dict()["state"].values()
+        moments = [t for each in kept for t in each.values() if isinstance(t, torch.Tensor)]
+        results.append([p.detach() for p in (*student.network.parameters(), *student.averaged.parameters())] + moments)
+        assert student.state.skipped.item() == (third is not None)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_optimisers_by_name() -> None:
-    weight = nn.Parameter(torch.zeros(2))
-    assert isinstance(make_optimizer([weight], OptimConfig(name="RAdam")), torch.optim.RAdam)
-    momentum = OptimConfig(name="sgd", options={"momentum": 0.9})
-    assert make_optimizer([weight], momentum).defaults["momentum"] == 0.9
+    def made(**optim: object) -> torch.optim.Optimizer:
+        config = OptimConfig(**optim)  # type: ignore[arg-type]
+        parameters = Parameters(nn.Linear(2, 2), average=False, precision="fp32")
+        optimizer = make_optimizer(parameters, Judgement.fresh(), config)
+        assert isinstance(optimizer, TorchOptimizer)
+        return optimizer.optimizer
+
+    assert isinstance(made(name="RAdam"), torch.optim.RAdam)
+    assert made(name="sgd", options={"momentum": 0.9}).defaults["momentum"] == 0.9
+    assert made(name="adam", options={"amsgrad": True}).defaults["amsgrad"]
     with pytest.raises(UserError, match=r"optim.name=lambda; did you mean lamb\?"):
-        make_optimizer([weight], OptimConfig(name="lambda"))
-    with pytest.raises(UserError, match="no option nesterov"):
-        make_optimizer([weight], OptimConfig(options={"nesterov": True}))
+        made(name="lambda")
+    for name in ("adam", "lamb"):
+        with pytest.raises(UserError, match="no option nesterov"):
+            made(name=name, options={"nesterov": True})
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eco_fast.config import parse_config
@@ -20,16 +21,19 @@ STEPS, BATCH = 20, 8
 
 
 class Double(nn.Module):
-    """A student in float64, so that only the order of sums can differ."""
+    """A student that computes in float64, so that only the last rounding of gradients can differ."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        layers = (nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2))
-        self.inner = nn.Sequential(*layers).double()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x.double())
+        first, last = (
+            lambda x, layer=layer: F.conv2d(x, layer.weight.double(), layer.bias.double(), padding=1)
+            for layer in (self.first, self.last)
+        )
+        return F.pixel_shuffle(last(first(x.double()).relu()), 2)
 
 
 def batch(step: int) -> Batch:
@@ -55,7 +59,7 @@ def train(world: World, accumulate: int = 1) -> dict[str, Tensor]:
         update.schedule(step)
         update(list(whole.parts(world.size))[world.rank])
     student = update.learners["student"]
-    return {**student.network.state_dict(), "skipped": student.guard.skipped}
+    return {**student.network.state_dict(), "skipped": student.state.skipped}
 
 
 def relative(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
@@ -66,7 +70,7 @@ def relative(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 def test_parts_one_after_the_other() -> None:
     whole = train(World())
     assert whole["skipped"] == 1
-    assert relative(train(World(), accumulate=2), whole) < 1e-12
+    assert relative(train(World(), accumulate=2), whole) < 1e-6
 
 
 @pytest.mark.slow
@@ -90,7 +94,7 @@ def test_two_processes(tmp_path: Path) -> None:
     whole = train(World())
     assert all(torch.equal(first[name], second[name]) for name in whole)
     assert first["skipped"] == whole["skipped"] == 1
-    assert relative(first, whole) < 1e-12
+    assert relative(first, whole) < 1e-6
 
 
 def test_a_batch_that_cannot_be_split() -> None:

@@ -19,6 +19,7 @@ def judge_update(gradients: Tensor, loss: Tensor, state: Judgement, factor: floa
         if clip.value:
             after = torch.linalg.vector_norm(_block_norms(gradients.clamp(-clip.value, clip.value)))
         torch.clamp(clip.norm / (after + CLIP_EPS), max=1.0, out=state.clip_factor)
+        state.clip_factor.nan_to_num_(nan=1.0)  # 0 times NaN would leave NaN in the gaps
     else:
         state.clip_factor.fill_(1.0)
     finite = state.norm.isfinite()
