@@ -72,6 +72,7 @@ class Bench:
             "run.steps": STEPS,
             "run.log_every": 5 * CASES.get(self.network, CASES["edsr-baseline"])[2],
             "run.device": self.device,
+            "run.graph": False,
             "run.out": str(self.folder / "run"),
         }
         flags |= {key.replace("__", "."): value for key, value in settings.items()}

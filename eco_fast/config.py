@@ -110,7 +110,7 @@ class RunConfig(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "off", "default", "max-autotune"] = "auto"
     lanes: bool = True  # make batches one step ahead, on a stream of their own
-    graph: bool = False  # replay the update as one CUDA graph
+    graph: Literal["auto"] | bool = "auto"  # replay the update as one CUDA graph; auto: on a GPU
     threads: NonNegativeInt = 0  # CPU threads; 0: PyTorch's choice
     log_every: PositiveInt = 100
     valid_every: PositiveInt = 5_000

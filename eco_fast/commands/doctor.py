@@ -145,4 +145,4 @@ def _lanes(device: str) -> tuple[str, str | None]:
 
 
 def _graph(device: str) -> tuple[str, str | None]:
-    return ("on request: run.graph=true" if device == "cuda" else "left out: only CUDA devices have graphs"), None
+    return ("on: an update is one launch" if device == "cuda" else "left out: only CUDA devices have graphs"), None

@@ -28,8 +28,7 @@ class Tail(nn.Sequential):
             (B, 3, scale h, scale w) float32, about [0, 1] and not clamped.
         """
         too_small = min(features.shape[2:]) < LEAST_SIDE
-        # Files for other programs hold the layers, and so does what counts a network's arithmetic.
-        if too_small or features.is_meta or torch.compiler.is_exporting():
+        if too_small or torch.compiler.is_exporting():  # files for other programs hold the layers
             return (super().forward(features) + mean.view(1, 3, 1, 1)) / RGB_RANGE
         convolutions = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d)]
         weights = [layer.weight for layer in convolutions]

@@ -1,5 +1,6 @@
 """One update as a CUDA graph: hundreds of launches become one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,14 +15,15 @@ from eco_fast.train.world import World
 _WARM_UP = 3  # updates of each kind that run as they are: libraries choose their kernels, memory finds its size
 
 
-def why_not(config: Config, world: World, *, resident: bool) -> str | None:
-    """What stands against a graph, None if nothing does. `resident`: the images lie on the device."""
+def why_not(config: Config, world: World) -> str | None:
+    """What stands against a graph, None if nothing does.
+
+    No source of images does: batches are made outside, and threads that read ahead never call CUDA.
+    """
     if config.run.device != "cuda":
         return "CUDA graphs need a CUDA device"
     if world.size > 1:
         return "it works with one process only"
-    if not resident:  # the others copy through pinned memory, whose events a thread may look at during a capture
-        return "only data.source=resident reads without a thread that waits for the device"
     if not takes_device_scalars(config.optim):
         return f"the optimiser {config.optim.name} decides on the host whether to skip"
     return None
@@ -31,19 +33,22 @@ class Graphed:
     """An update whose calls replay a graph; all that changes from step to step is copied to where the graph reads it.
 
     Batches are made outside, by the teacher's lane, which stays a step ahead. A graph holds one kind of batch: where
-    alpha leaves 0 or reaches 1 the batch has other parts, and a new one is captured.
+    alpha leaves 0 or reaches 1 the batch has other parts, and a new one is captured. Where a capture fails, since a
+    network waits for the host, updates go on as they are.
     """
 
-    def __init__(self, update: Update, cuda: Any = torch.cuda) -> None:
+    def __init__(self, update: Update, cuda: Any = torch.cuda, say: Callable[[str], None] = print) -> None:
         """Nothing is captured yet.
 
         Args:
             update: Its learners are built for a graph: they read what changes from step to step on the device.
             cuda: The module with `Stream`, `stream`, `CUDAGraph` and `graph`.
+            say: Told why a capture failed.
         """
         self.learners, self.times = update.learners, update.times
         self.graph: Any = None
-        self._update, self._cuda = update, cuda
+        self._update, self._cuda, self._say = update, cuda, say
+        self._failed = False
         self._stream = cuda.Stream()
         self._parts: tuple[bool, ...] = ()  # which ones the batches of the graph have
         self._left = 0  # updates of this kind before the capture
@@ -60,11 +65,11 @@ class Graphed:
         if parts != self._parts:
             self._parts, self._left = parts, _WARM_UP
             self._forget()
-        if self._left:
-            self._left -= 1
+        if self._left or self._failed:
+            self._left = max(0, self._left - 1)
             return self._on_side_stream(batch)
-        if self.graph is None:
-            self._capture(batch)
+        if self.graph is None and not self._captured(batch):
+            return self._on_side_stream(batch)
         assert self._static is not None and self._result is not None
         for ours, theirs in zip(self._static, batch, strict=True):
             if ours is not None and theirs is not None:
@@ -89,10 +94,22 @@ class Graphed:
             tensor.record_stream(main)
         return result
 
-    def _capture(self, batch: Batch) -> None:
+    def _captured(self, batch: Batch) -> bool:
+        """Capture an update; whether that went well."""
         self._static = Batch._make(None if tensor is None else torch.empty_like(tensor) for tensor in batch)
         self.times.measure(False)  # an event that a capture holds cannot be read
-        self.graph = self._cuda.CUDAGraph()
-        # Other threads, those of the data path, go on meanwhile and may do what a capture forbids.
-        with self._cuda.graph(self.graph, stream=self._stream, capture_error_mode="thread_local"):
-            self._result = self._update(self._static)
+        graph = self._cuda.CUDAGraph()
+        try:
+            # Other threads, those of the data path, go on meanwhile and may do what a capture forbids.
+            with self._cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                self._result = self._update(self._static)
+        except RuntimeError as error:  # nothing was computed: the device is where it was
+            reason = str(error).strip().splitlines()[0]
+            self._say(f"no CUDA graph can hold this update ({reason}); it is launched piece by piece, which is slower")
+            self._failed = True
+            for learner in self.learners.values():
+                learner.parameters.forget()
+            self._forget()
+            return False
+        self.graph = graph
+        return True

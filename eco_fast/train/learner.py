@@ -54,7 +54,7 @@ class Learner:
         self._optim, self._steps = optim, run.steps
         self._clip = clip_of(optim)
         # What a graph has to read again in every step lies on the device; elsewhere plain numbers are quicker.
-        self._scalars = torch.zeros(2, device=run.device) if run.graph else None
+        self._scalars = torch.zeros(2, device=run.device) if run.graph is True else None
         self._rate: float | Tensor = 0.0
         self._share: float | Tensor = 1.0
 

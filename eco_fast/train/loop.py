@@ -35,7 +35,7 @@ class Loop:
 
     def __init__(self, config: Config, folder: RunFolder, inputs: Inputs, update: Update, display: Display) -> None:
         self.config, self.folder, self.valid, self.display = config, folder, inputs.valid, display
-        self.update = Graphed(update) if config.run.graph else update
+        self.update = Graphed(update, say=display.line) if config.run.graph is True else update
         self.student = update.learners["student"]
         self.world = self.student.world
         self.batches = Batches(config, inputs, self.world, update.times)

@@ -34,7 +34,7 @@ PAYS_ON_CPU = frozenset({("edsr-baseline", "bf16")})
 
 
 def resolve(config: Config, previous: Config | None = None) -> Config:
-    """Replace `auto` device, precision and compilation and 0 threads by what will be used.
+    """Replace `auto` device, precision, compilation and graph and 0 threads by what will be used.
 
     A resumed run takes what its first part used (`previous`), so that the same bits come out.
 
@@ -53,7 +53,10 @@ def resolve(config: Config, previous: Config | None = None) -> Config:
     threads = run.threads or (before.threads if before else torch.get_num_threads())
     compile_: Any = before.compile if before and run.compile == "auto" else run.compile
     compile_ = resolve_compile(compile_, config.student.name, device, precision)
-    update = {"device": device, "precision": precision, "threads": threads, "compile": compile_}
+    graph: Any = device == "cuda" if run.graph == "auto" else run.graph
+    if before and run.graph == "auto":
+        graph = before.graph
+    update = {"device": device, "precision": precision, "threads": threads, "compile": compile_, "graph": graph}
     return config.model_copy(update={"run": run.model_copy(update=update)})
 
 

@@ -81,6 +81,11 @@ class Parameters:
         if self.low is not None:
             self.low.copy_(self.weights)
 
+    def forget(self) -> None:
+        """Drop what a backward pass that did not end has left."""
+        for leaf in self._leaves:
+            leaf.grad = None
+
     def gather(self, *, add: bool = False) -> None:
         """Collect the gradients of a backward pass in the buffer, or add them to those that are there."""
         self._take(range(len(self.tensors)), add=add)

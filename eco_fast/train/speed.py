@@ -74,7 +74,9 @@ def training_flops(network: nn.Module, patch: int) -> int:
     """FLOPs of forward and backward for one LR patch, a product and a sum counted as two; runs it forward once."""
     device = next(network.parameters()).device
     gpus = [device] if device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(gpus), FlopCounterMode(display=False) as counter:
+    cudnn = torch.backends.cudnn  # no search for the best algorithm: this shape does not come again
+    unsearched = cudnn.flags(cudnn.enabled, False, cudnn.benchmark_limit, cudnn.deterministic, cudnn.allow_tf32)
+    with torch.no_grad(), torch.random.fork_rng(gpus), unsearched, FlopCounterMode(display=False) as counter:
         network(torch.zeros((1, 3, patch, patch), device=device))
     return _FORWARD_AND_BACKWARD * counter.get_total_flops()
 

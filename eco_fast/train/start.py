@@ -8,11 +8,10 @@ from torch import nn
 
 from eco_fast.config import FREE_BY_MACHINE, Config, differing_keys
 from eco_fast.console import plain_console
-from eco_fast.data.flat import TrainingSet
 from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.train.graph import why_not
-from eco_fast.train.inputs import Inputs, load_inputs
+from eco_fast.train.inputs import load_inputs
 from eco_fast.train.loop import Loop, Result
 from eco_fast.train.machine import configure, describe, device_type, resolve, versions, why_off
 from eco_fast.train.peers import differences, refuse_differences
@@ -106,7 +105,7 @@ def _train(config: Config, world: World, display: Display, *, resume: bool, teac
     folder = RunFolder(config.run.out, config.run.keep_last)
     configure(config.run)
     inputs = load_inputs(config, teacher, display, world)
-    config = _with_or_without_graph(config, world, inputs, display)
+    config = _with_or_without_graph(config, world, display)
     _say_what_is_used(config, world, display)
     update = make_update(config, inputs.student, world)
     if resume:
@@ -138,10 +137,10 @@ def out_of_memory_named(config: Config) -> Iterator[None]:
         ) from error
 
 
-def _with_or_without_graph(config: Config, world: World, inputs: Inputs, display: Display) -> Config:
+def _with_or_without_graph(config: Config, world: World, display: Display) -> Config:
     if not config.run.graph:
         return config
-    reason = why_not(config, world, resident=isinstance(inputs.images, TrainingSet))
+    reason = why_not(config, world)
     if reason is None:
         return config
     display.line(f"run.graph is left out: {reason}")
@@ -152,7 +151,7 @@ def _say_what_is_used(config: Config, world: World, display: Display) -> None:
     run = config.run
     reason = why_off(config.student.name, run.device, run.precision) if run.compile == "off" else None
     off = f" ({reason})" if reason else ""
-    graph = ", one CUDA graph per update" if run.graph else ""
+    graph = ", one CUDA graph per update" if run.graph is True else ""
     display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}")
     if len(world.machines) > 1:
         display.line(f"{world.size} processes on {', '.join(world.machines)}; the first one keeps the run in {run.out}")

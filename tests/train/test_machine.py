@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from eco_fast.config import parse_config
 from eco_fast.train import machine
 
 
@@ -25,3 +26,18 @@ def test_without_instructions_there_is_no_trial(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_trial_runs_here() -> None:
     assert all(machine._seconds(dtype) > 0 for dtype in (torch.bfloat16, torch.float32))
+
+
+@pytest.mark.parametrize(("graph", "expected"), [("auto", False), (True, True), (False, False)])
+def test_a_graph_by_default_is_for_gpus(graph: object, expected: bool) -> None:
+    config = parse_config({"run": {"device": "cpu", "precision": "fp32", "graph": graph}}, "test")
+    assert machine.resolve(config).run.graph is expected
+
+
+def test_a_graph_by_default_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = parse_config({"run": {"device": "cuda", "precision": "fp32", "compile": "off"}}, "test")
+    resolved = machine.resolve(config)
+    assert resolved.run.graph is True
+    resumed = config.model_copy(update={"run": resolved.run.model_copy(update={"graph": False})})
+    assert machine.resolve(config, previous=resumed).run.graph is False

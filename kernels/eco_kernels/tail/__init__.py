@@ -6,10 +6,12 @@ features. `chain` makes its kernels from the weights, `cpu` and `kernel` apply t
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from eco_kernels.checks import FLOATS, check_device, check_shape, check_tensor
 
@@ -48,12 +50,15 @@ def linear_tail(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Te
 
 def scale_of(weights: Sequence[Tensor]) -> int:
     """Pixels of the picture per feature and side."""
-    from eco_kernels.tail.chain import factor_of
-
     scale = 1
     for weight, following in pairwise(weights):
         scale *= factor_of(weight, following)
     return scale
+
+
+def factor_of(weight: Tensor, following: Tensor) -> int:
+    """The factor of the shuffle between two convolutions."""
+    return isqrt(weight.shape[0] // following.shape[1])
 
 
 @torch.library.custom_op("eco_kernels::linear_tail", mutates_args=())
@@ -114,6 +119,16 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, list[Tensor], 
 
 
 _operator.register_autograd(_backward, setup_context=_keep)
+
+
+@register_flop_formula(torch.ops.eco_kernels.linear_tail)
+def _flops(features: Sequence[int], weights: Sequence[Sequence[int]], biases: Any, **_: Any) -> int:
+    """Of the one convolution, from shapes; a product and a sum count as two. Making its kernels is left out."""
+    batch, channels, height, width = features
+    scale = 1
+    for weight, following in pairwise(weights):
+        scale *= isqrt(weight[0] // following[1])
+    return 2 * batch * height * width * channels * TAPS**2 * 3 * scale**2
 
 
 def _check(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:

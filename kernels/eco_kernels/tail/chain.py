@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eco_kernels.tail import TAPS
+from eco_kernels.tail import TAPS, factor_of
 
 
 class Axis(NamedTuple):
@@ -74,11 +74,6 @@ def compose_backward(
         gradients.append((own[0], own[1]))
     gradients.append((of_kernels[0, 0, 0, 0].permute(0, 3, 1, 2), of_biases[0, 0, 0, 0]))
     return [weight for weight, _ in gradients] + [bias for _, bias in gradients]
-
-
-def factor_of(weight: Tensor, following: Tensor) -> int:
-    """The factor of the shuffle between two convolutions."""
-    return isqrt(weight.shape[0] // following.shape[1])
 
 
 def _links(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Iterator[tuple[Link | None, Tensor, Tensor]]:

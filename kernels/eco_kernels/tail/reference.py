@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from eco_kernels.tail.chain import factor_of
+from eco_kernels.tail import factor_of
 
 
 def linear_tail(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
