@@ -93,17 +93,20 @@ class EcoUpdate:
         weights = self._weights if scale is None or self._weights is None else self._weights * scale
         for number, part in enumerate(batch.parts(self._parts), start=1):
             sr = student(part.x)
-            # The loss brings its own gradient; sr is where the network's begins.
-            loss, grad = eco_loss_with_grad(
-                sr.detach(),
-                part.hr,
-                part.centroid,
-                part.alpha,
-                kind=self._loss.kind,
-                scale_factor=self._loss.scale,
-                weights=weights,
-            )
+            loss, grad = self.loss(sr, part, weights)
             student.backward(sr, grad, first=number == 1, last=number == self._parts)
             losses.append(loss)
         total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         return total if scale is None else total / scale
+
+    def loss(self, sr: Tensor, batch: Batch, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, and its gradient with respect to `sr`, where the network's backward pass begins."""
+        return eco_loss_with_grad(
+            sr.detach(),
+            batch.hr,
+            batch.centroid,
+            batch.alpha,
+            kind=self._loss.kind,
+            scale_factor=self._loss.scale,
+            weights=weights,
+        )
