@@ -32,6 +32,7 @@ from eco_fast.train.batches import Batches
 from eco_fast.train.inputs import load_inputs
 from eco_fast.train.update import EcoUpdate, make_update
 from eco_fast.train.world import World
+from eco_kernels import dispatch
 
 NETWORKS = ("edsr-tiny-x2", "edsr-baseline-x4", "rcan-x4")
 _TENSORS, _BLOCKS, _CHUNK = 64, 320, 65536  # of a foreach operator's launch: two lists of tensors
@@ -103,8 +104,13 @@ def count_step(network: str, optimizer: str) -> Count:
         batches = Batches(config, inputs, World(), update.times)
         count = Count()
         CountingLauncher.current[:] = [count]
-        with mock.patch("eco_kernels.gather.check_store"):  # of tensors on a GPU the values are not looked at
-            offline_launches._as_on_a_gpu(lambda: _step(update, batches, count))
+        dispatch.forget_choices()
+        with (
+            mock.patch.object(dispatch, "runs_kernels", lambda device: True),
+            mock.patch("eco_kernels.gather.check_store"),  # of tensors on a GPU the values are not looked at
+        ):
+            _step(update, batches, count)
+        dispatch.forget_choices()
         batches.close()
     return count
 

@@ -167,7 +167,7 @@ def visits(plan: PlanOf, first: int, steps: int, horizon: int) -> Iterator[tuple
         while known < min(step + horizon + 1, steps):
             p = plan(known)
             index = p.index.tolist()
-            corners = (p.top, p.left, p.top - p.inner_top, p.left - p.inner_left)
+            corners = (p.top, p.left, p.window_top, p.window_left)
             for sample, (image, *corner) in enumerate(zip(index, *(c.tolist() for c in corners), strict=True)):
                 waiting.setdefault(image, deque()).append(Place(known, sample, *corner))
             plans.append(index)

@@ -97,10 +97,11 @@ class Mapped:
         for kind, part in parts.items():
             rows, columns = plan.top, plan.left
             if kind == "window":
-                rows, columns = rows - plan.inner_top, columns - plan.inner_left
-            factor = self._files.scale if kind in ("hr", "centroid") else 1
+                rows, columns = plan.window_top, plan.window_left
+            elif kind in ("hr", "centroid"):
+                rows, columns = plan.hr_top, plan.hr_left
             side, out = part.shape[1], part.numpy()
-            corners = zip(index, (rows * factor).tolist(), (columns * factor).tolist(), strict=True)
+            corners = zip(index, rows.tolist(), columns.tolist(), strict=True)
             for sample, (image, y, x) in enumerate(corners):
                 out[sample] = self._array("lr" if kind == "window" else kind, image)[y : y + side, x : x + side]
         return whole

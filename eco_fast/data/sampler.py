@@ -40,12 +40,19 @@ class Plan(NamedTuple):
     uniform: Tensor  # float64 in [0, 1), for decisions per sample
     inner_top: Tensor  # where the patch lies in its window, see `window`; LR pixels
     inner_left: Tensor
+    # What follows from these, so that nothing is computed on the device.
+    window_top: Tensor  # of the window in the image; LR pixels
+    window_left: Tensor
+    hr_top: Tensor  # top and left in HR pixels
+    hr_left: Tensor
+    inner_hr_top: Tensor
+    inner_hr_left: Tensor
 
     @classmethod
     def of(cls, row: Tensor) -> "Plan":
-        """A plan from its row of a block, int64 `(7, B)`; views."""
-        index, top, left, orientation, uniform, inner_top, inner_left = row.unbind()
-        return cls(index, top, left, orientation, uniform.view(torch.float64), inner_top, inner_left)
+        """A plan from its row of a block, int64 `(rows, B)`; views."""
+        plan = cls._make(row.unbind())
+        return plan._replace(uniform=plan.uniform.view(torch.float64))
 
     def to(self, device: torch.device | str) -> "Plan":
         """The same plan on another device; to a GPU by one pinned copy, which the host does not await."""
@@ -101,6 +108,7 @@ class Sampler:
         if batch % world_size:
             raise UserError(f"batch {batch} cannot be split evenly between {world_size} processes; change data.batch")
         self._patch, self._batch, self._seed, self._copies = patch, batch, seed, patches_per_image
+        self._scale = scale
         self._context = context
         share = batch // world_size
         self._mine = np.arange(rank * share, (rank + 1) * share, dtype=np.int64)
@@ -138,7 +146,7 @@ class Sampler:
         return plan
 
     def _make_block(self, number: int) -> Tensor:
-        """The plans of `BLOCK` steps, int64 `(BLOCK, 7, B)`; `uniform` by its bits."""
+        """The plans of `BLOCK` steps, int64 `(BLOCK, rows, B)`; `uniform` by its bits."""
         steps = np.arange(number * BLOCK, (number + 1) * BLOCK, dtype=np.int64)
         position = (steps[:, None] * self._batch + self._mine).reshape(-1)
         index = self._images(position)
@@ -151,12 +159,14 @@ class Sampler:
         inner_top = inner_left = np.zeros_like(top)
         if self._context:
             sizes = torch.from_numpy(heights), torch.from_numpy(widths)
-            inner = window(torch.from_numpy(top), torch.from_numpy(left), *sizes, self._patch, self._context)[2:]
-            inner_top, inner_left = (tensor.numpy() for tensor in inner)
+            found = window(torch.from_numpy(top), torch.from_numpy(left), *sizes, self._patch, self._context)[2:]
+            inner_top, inner_left = (tensor.numpy() for tensor in found)
         orientation = (rest & np.uint64(7)).astype(np.int64)
         uniform = ((rest >> np.uint64(11)).astype(np.float64) * 2.0**-53).view(np.int64)
-        columns = np.stack((index, top, left, orientation, uniform, inner_top, inner_left))
-        return torch.from_numpy(columns.reshape(7, BLOCK, -1).transpose(1, 0, 2).copy())
+        inner = (inner_top, inner_left)
+        corners = (top - inner_top, left - inner_left, *(corner * self._scale for corner in (top, left, *inner)))
+        rows = np.stack((index, top, left, orientation, uniform, *inner, *corners))
+        return torch.from_numpy(rows.reshape(len(rows), BLOCK, -1).transpose(1, 0, 2).copy())
 
     def _images(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         epoch, place = np.divmod(position, self.epoch_length)

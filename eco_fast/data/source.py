@@ -44,7 +44,8 @@ class Patches(NamedTuple):
         Raises:
             ValueError: They were not read.
         """
-        return _cut(self._of(kind), self.plan, self.patch, self.scale)
+        plan = self.plan
+        return _cut(self._of(kind), plan, plan.hr_top, plan.hr_left, plan.orientation, self.patch * self.scale)
 
     def input(self, alpha: Tensor, reads: Sequence[str] = ("lr", "centroid_lr")) -> Tensor:
         """The student's input, `alpha * lr + (1 - alpha) * centroid_lr`, in one go.
@@ -116,18 +117,17 @@ class Resident:
         self._images, self._scale = images.by_kind(), images.scale
         self._plan, self._reads = plan, reads
         self._patch, self._context = patch, context
+        self._upright: Tensor | None = None
 
     def fetch(self, step: int) -> Patches:
         """See `Source`."""
         plan = self._plan(step)
         window = None
         if self._context and "window" in self._reads(step):
-            around = plan._replace(
-                top=plan.top - plan.inner_top,
-                left=plan.left - plan.inner_left,
-                orientation=torch.zeros_like(plan.orientation),
-            )
-            window = _cut(self._images["lr"], around, self._patch + 2 * self._context)
+            if self._upright is None:
+                self._upright = torch.zeros_like(plan.orientation)
+            side = self._patch + 2 * self._context
+            window = _cut(self._images["lr"], plan, plan.window_top, plan.window_left, self._upright, side)
         return Patches(self._images, plan, self._patch, self._scale, window)
 
     def free_centroids(self) -> None:
@@ -178,7 +178,8 @@ class SideBySide:
         parts = self._layout(kinds).parts(whole.to(self._device, non_blocking=True))
         window = parts.pop("window", None)
         images = {kind: FlatImages(part.view(-1), *self._as_images(part.shape[1])) for kind, part in parts.items()}
-        here = plan._replace(index=self._index, top=self._corner, left=self._corner).to(self._device)
+        corner = self._corner
+        here = plan._replace(index=self._index, top=corner, left=corner, hr_top=corner, hr_left=corner).to(self._device)
         return Patches(images, here, self._patch, self._scale, None if window is None else window.permute(0, 3, 1, 2))
 
     def _new_layout(self, kinds: tuple[str, ...]) -> Layout:
@@ -214,16 +215,7 @@ def workers(name: str, threads: int | None = None) -> ThreadPoolExecutor:
     )
 
 
-def _cut(images: FlatImages, plan: Plan, patch: int, scale: int = 1) -> Tensor:
-    """Squares of `scale patch` pixels, oriented: `(B, 3, scale patch, scale patch)` channels_last."""
-    squares = gather_patches(
-        images.data,
-        images.offsets,
-        images.widths,
-        plan.index,
-        plan.top * scale,
-        plan.left * scale,
-        plan.orientation,
-        patch * scale,
-    )
+def _cut(images: FlatImages, plan: Plan, top: Tensor, left: Tensor, orientation: Tensor, side: int) -> Tensor:
+    """Squares of the plan's images, oriented: `(B, 3, side, side)` channels_last; all in pixels of these images."""
+    squares = gather_patches(images.data, images.offsets, images.widths, plan.index, top, left, orientation, side)
     return squares.permute(0, 3, 1, 2)

@@ -4,6 +4,9 @@ For teachers that cannot be cached, or whose centroids no disk holds. Everything
 and oriented last, since neither a teacher nor the 8-bit bicubic commutes with a transposition.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +17,8 @@ from eco_fast.train.inputs import Images
 from eco_fast.train.machine import AUTOCAST, compiled
 from eco_kernels import downsample_mix, gather_patches
 from eco_kernels.bicubic import REACH
+
+RowsOfImages = Callable[[int, int, int, torch.device], tuple[Tensor, Tensor, Tensor]]
 
 
 def online_teacher(config: Config, network: nn.Module, images: Images) -> "OnlineTeacher":
@@ -69,6 +74,7 @@ class OnlineTeacher:
         """
         self._forward = compiled(network, compile_)
         self._precision, self._rounded = precision, rounded
+        self._rows = cache(_rows_of_images)  # the same for every batch
 
     def pair(self, patches: Patches, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """The student's input, and the centroids of the patches.
@@ -99,8 +105,7 @@ class OnlineTeacher:
             plan.orientation,
             rounding="matlab" if self._rounded else "none",
         )
-        top, left = plan.inner_top * scale, plan.inner_left * scale
-        return x, cut(centroid, top, left, plan.orientation, patch * scale)
+        return x, cut(centroid, plan.inner_hr_top, plan.inner_hr_left, plan.orientation, patch * scale, self._rows)
 
     @torch.no_grad()
     def centroids(self, lr: Tensor) -> Tensor:
@@ -113,21 +118,27 @@ class OnlineTeacher:
         return sr.contiguous(memory_format=torch.channels_last)
 
 
-def cut(images: Tensor, top: Tensor, left: Tensor, orientation: Tensor, side: int) -> Tensor:
+def cut(
+    images: Tensor, top: Tensor, left: Tensor, orientation: Tensor, side: int, rows: RowsOfImages | None = None
+) -> Tensor:
     """An oriented square of each image of a batch: `(B, C, side, side)` of the same type, channels_last.
 
     Args:
         images: `(B, C, h, w)` channels_last, dense, any type.
         top, left, orientation: int64 `(B,)`.
         side: Pixels.
+        rows: Where images lie, remembered; None computes it.
     """
     batch, channels, height, width = images.shape
     # Bytes are moved, whatever they mean: a pixel of fp32 is one of 4 C bytes.
     pixel = channels * images.element_size()
-    number = torch.arange(batch, device=images.device)
     bytes_ = images.permute(0, 2, 3, 1).reshape(-1).view(torch.uint8)
-    widths = torch.full_like(number, width)
-    patches = gather_patches(
-        bytes_, number * (height * width * pixel), widths, number, top, left, orientation, side, channels=pixel
-    )
+    offsets, widths, number = (rows or _rows_of_images)(batch, height * width * pixel, width, images.device)
+    patches = gather_patches(bytes_, offsets, widths, number, top, left, orientation, side, channels=pixel)
     return patches.view(images.dtype).permute(0, 3, 1, 2)
+
+
+def _rows_of_images(batch: int, size: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the images of a batch begin, their widths, and their numbers."""
+    number = torch.arange(batch, device=device)
+    return number * size, torch.full_like(number, width), number

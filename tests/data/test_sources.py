@@ -455,7 +455,7 @@ def test_patches_lie_side_by_side_without_a_copy() -> None:
     assert all(end <= start for (_, end), (start, _) in pairwise(places))
     for value, part in enumerate(parts.values()):
         part.fill_(value)
-    plan = Plan(*torch.arange(28).view(7, 4))
+    plan = Plan(*torch.arange(52).view(13, 4))
     patches: Patches = side_by_side.patches(whole, KINDS, plan)
     assert patches.window is not None and (patches.window == 4).all()
     for value, kind in enumerate(KINDS[:4]):
