@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from eco_kernels.checks import FLOATS, check_device, check_shape, check_tensor
+from eco_kernels.dispatch import implementation
 
 TAPS = 5
 """Side of the kernels on the grid of the features."""
@@ -59,11 +60,12 @@ def scale_of(weights: Sequence[Tensor]) -> int:
 @torch.library.custom_op("eco_kernels::linear_tail", mutates_args=())
 def _operator(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The picture, and the kernels for the backward pass."""
-    from eco_kernels.tail import chain, cpu
+    from eco_kernels.tail import chain
 
     kernels, composed = chain.compose(weights, biases)
     kernels = kernels.contiguous()
-    return cpu.convolve(features, kernels, composed, scale_of(weights)), kernels
+    convolve = implementation(__name__, features.device).convolve
+    return convolve(features, kernels, composed, scale_of(weights)), kernels
 
 
 @torch.library.custom_op("eco_kernels::linear_tail_backward", mutates_args=())
@@ -71,9 +73,10 @@ def _gradients(
     grad: Tensor, features: Tensor, kernels: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 ) -> list[Tensor]:
     """Of the features, the weights, the biases."""
-    from eco_kernels.tail import chain, cpu
+    from eco_kernels.tail import chain
 
-    of_features, of_kernels, of_biases = cpu.convolve_backward(grad, features, kernels, scale_of(weights))
+    convolve_backward = implementation(__name__, features.device).convolve_backward
+    of_features, of_kernels, of_biases = convolve_backward(grad, features, kernels, scale_of(weights))
     of_weights = chain.compose_backward(of_kernels, of_biases, weights, biases)
     return [of_features, *(made.contiguous(memory_format=_FORMATS[made.ndim]) for made in of_weights)]
 
