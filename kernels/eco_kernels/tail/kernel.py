@@ -59,30 +59,34 @@ _SIZES = ("batch", "height", "width")
 
 @triton.jit
 def in_parts(x):
-    """Two bfloat16 whose sum is the fp32 `x` to 2^-17 of it."""
-    high = x.to(tl.bfloat16)
-    return high, (x - high.to(tl.float32)).to(tl.bfloat16)
+    """Two bfloat16 whose sum is the fp32 `x` to 2^-17 of it. Rounding by whole numbers is faster than conversions."""
+    high = ((x.to(tl.int32, bitcast=True) + 0x8000) & -0x10000).to(tl.float32, bitcast=True)
+    return high.to(tl.bfloat16), (x - high).to(tl.bfloat16)
 
 
 @triton.jit
 def add_product(total, a, b, NARROW: tl.constexpr):
-    """`total + a b` for a matrix of fp32 and one of any type.
+    """`total + a b` for two matrices, one of them of fp32.
 
     Args:
         NARROW: products of bfloat16 parts; else of TF32.
     """
-    if NARROW:
-        high, low = in_parts(a)
-        if b.dtype == tl.bfloat16:
-            total = tl.dot(low, b, total)
-            total = tl.dot(high, b, total)
-        else:
-            other_high, other_low = in_parts(b.to(tl.float32))
-            total = tl.dot(low, other_high, total)
-            total = tl.dot(high, other_low, total)
-            total = tl.dot(high, other_high, total)
-    else:
+    if not NARROW:
         total = tl.dot(a, b, total, input_precision="tf32x3")
+    elif a.dtype == tl.bfloat16:
+        b_high, b_low = in_parts(b)
+        total = tl.dot(a, b_low, total)
+        total = tl.dot(a, b_high, total)
+    elif b.dtype == tl.bfloat16:
+        a_high, a_low = in_parts(a)
+        total = tl.dot(a_low, b, total)
+        total = tl.dot(a_high, b, total)
+    else:
+        a_high, a_low = in_parts(a.to(tl.float32))
+        b_high, b_low = in_parts(b.to(tl.float32))
+        total = tl.dot(a_low, b_high, total)
+        total = tl.dot(a_high, b_low, total)
+        total = tl.dot(a_high, b_high, total)
     return total
 
 
@@ -126,15 +130,35 @@ def find_tile(tile, batch, height, width, SIZE, EDGE: tl.constexpr, INNER_FIRST:
 
 
 @triton.jit
-def places(index, kind, batch, height, width, EDGE: tl.constexpr, INNER_FIRST: tl.constexpr):
-    """Line of the batch (`image height + row`), row and column of the pixels of a kind, and which of them are real."""
+def frame_of(kind, height, width, EDGE: tl.constexpr, INNER_FIRST: tl.constexpr):
+    """Where the pixels of a kind lie: what `places` needs to find them without a division."""
     top, rows = extent(kind // 3, height, EDGE, INNER_FIRST)
     left, columns = extent(kind % 3, width, EDGE, INNER_FIRST)
-    line = index // columns
-    column = left + index - line * columns
-    image = line // rows
-    row = top + line - image * rows
-    return image * height + row, row, column, index < batch * rows * columns
+    most = tl.full((), 0xFFFFFFFF, tl.uint32)
+    return top, rows, most // rows.to(tl.uint32), left, columns, most // columns.to(tl.uint32)
+
+
+@triton.jit
+def divide(number, by, inverse):
+    """Quotient and rest of numbers below 2^31; `inverse` is `(2^32 - 1) // by`."""
+    quotient = tl.umulhi(number.to(tl.uint32), inverse).to(tl.int32)  # or one less
+    rest = number - quotient * by
+    less = rest >= by
+    return quotient + less.to(tl.int32), tl.where(less, rest - by, rest)
+
+
+@triton.jit
+def places(index, frame, batch, height):
+    """Line of the batch (`image height + row`), row and column of the pixels of a kind, and which of them are real.
+
+    The row of those that are not is so far outside that no tap reaches a feature.
+    """
+    top, rows, per_row, left, columns, per_column = frame
+    line, column = divide(index, columns, per_column)
+    image, row = divide(line, rows, per_row)
+    real = image < batch
+    row += top
+    return image * height + row, tl.where(real, row, -(2**30)), left + column, real
 
 
 @triton.jit
@@ -151,6 +175,18 @@ def tap_to_feature(entry, kind):
     part = tl.where(entry < _TAPS, 0, tl.where(near < _EDGE_TAPS, kind, 2))
     tap = tl.where(entry < _TAPS, entry, near % _EDGE_TAPS + tl.where(part == 1, _REACH, 0))
     return part, tap
+
+
+@triton.jit
+def of_part(part, size):
+    """First place and number of places along an axis where a part applies."""
+    return tl.where(part == 2, size - 1, 0), tl.where(part == 0, size, 1)
+
+
+@triton.jit
+def within(place, first, count):
+    """Whether places lie among `count` from `first` on: one comparison, of numbers without a sign."""
+    return (place - first).to(tl.uint32, bitcast=True) < count.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -195,7 +231,7 @@ def _convolve_kernel(
     # Which pixels, and which outputs of them.
     kind, number = find_tile(tl.program_id(0), batch, height, width, PIXELS, 1, 1)
     index = number * PIXELS + tl.arange(0, PIXELS)
-    line, row, column, real = places(index, kind, batch, height, width, 1, 1)
+    line, row, column, real = places(index, frame_of(kind, height, width, 1, 1), batch, height)
     source = features + (line.to(tl.int64) * width + column) * CHANNELS
     output = tl.program_id(1) * OUTPUT_BLOCK + tl.arange(0, OUTPUT_BLOCK)
     wanted = output < OUTPUTS
@@ -204,11 +240,14 @@ def _convolve_kernel(
     row_kind, column_kind = kind // 3, kind % 3
     across = tl.where(column_kind == 0, _TAPS, 2 * _EDGE_TAPS)
     down = tl.where(row_kind == 0, _TAPS, 2 * _EDGE_TAPS)
+    per_row = 65536 // across + 1  # so that a product is a quotient
     total = tl.zeros((OUTPUT_BLOCK, PIXELS), tl.float32)
     for step in range(down * across * CHANNEL_BLOCKS):
         entry = step // CHANNEL_BLOCKS
-        row_part, row_tap = tap_of_pixel(entry // across, row_kind)
-        column_part, column_tap = tap_of_pixel(entry % across, column_kind)
+        row_entry = entry * per_row >> 16
+        column_entry = entry - row_entry * across
+        row_part, row_tap = tap_of_pixel(row_entry, row_kind)
+        column_part, column_tap = tap_of_pixel(column_entry, column_kind)
         channel = step % CHANNEL_BLOCKS * CHANNEL_BLOCK + tl.arange(0, CHANNEL_BLOCK)
         matrix = (row_part * 3 + column_part) * OUTPUTS * (_TAPS * _TAPS) + row_tap * _TAPS + column_tap
         kernel = tl.load(
@@ -217,14 +256,13 @@ def _convolve_kernel(
             other=0,
         )
         down_by, right_by = row_tap - _REACH, column_tap - _REACH
-        inside = real & (row + down_by >= 0) & (row + down_by < height)
-        inside &= (column + right_by >= 0) & (column + right_by < width)
+        inside = within(row + down_by, 0, height) & within(column + right_by, 0, width)
         x = tl.load(
-            source[:, None] + (down_by * width + right_by) * CHANNELS + channel[None, :],
-            mask=inside[:, None] & (channel < CHANNELS)[None, :],
+            source[None, :] + ((down_by * width + right_by) * CHANNELS + channel)[:, None],
+            mask=inside[None, :] & (channel < CHANNELS)[:, None],
             other=0,
         )
-        total = add_product(total, kernel, tl.trans(x), features.dtype.element_ty != tl.float32)
+        total = add_product(total, kernel, x, features.dtype.element_ty != tl.float32)
 
     # The biases of the same parts; then shuffle.
     bias = tl.zeros((OUTPUT_BLOCK,), tl.float32)
@@ -266,7 +304,8 @@ def _feature_gradient_kernel(
     # Which features.
     kind, number = find_tile(tl.program_id(0), batch, height, width, PIXELS, _EDGE_TAPS, _EDGE_TAPS)
     index = number * PIXELS + tl.arange(0, PIXELS)
-    line, row, column, real = places(index, kind, batch, height, width, _EDGE_TAPS, _EDGE_TAPS)
+    frame = frame_of(kind, height, width, _EDGE_TAPS, _EDGE_TAPS)
+    line, row, column, real = places(index, frame, batch, height)
     source = grad + in_picture(line, column, width, SCALE)
     channel = tl.program_id(1) * CHANNEL_BLOCK + tl.arange(0, CHANNEL_BLOCK)
 
@@ -276,20 +315,21 @@ def _feature_gradient_kernel(
     across += tl.where((column_kind == 1) & (width < 2 * _EDGE_TAPS), _EDGE_TAPS, 0)
     down = tl.where(row_kind == 0, _TAPS, _TAPS + _EDGE_TAPS)
     down += tl.where((row_kind == 1) & (height < 2 * _EDGE_TAPS), _EDGE_TAPS, 0)
+    per_row = 65536 // across + 1  # so that a product is a quotient
     total = tl.zeros((PIXELS, CHANNEL_BLOCK), tl.float32)
     for step in range(down * across * OUTPUT_BLOCKS):
         entry = step // OUTPUT_BLOCKS
-        row_part, row_tap = tap_to_feature(entry // across, row_kind)
-        column_part, column_tap = tap_to_feature(entry % across, column_kind)
+        row_entry = entry * per_row >> 16
+        column_entry = entry - row_entry * across
+        row_part, row_tap = tap_to_feature(row_entry, row_kind)
+        column_part, column_tap = tap_to_feature(column_entry, column_kind)
         output = step % OUTPUT_BLOCKS * OUTPUT_BLOCK + tl.arange(0, OUTPUT_BLOCK)
         down_by, right_by = _REACH - row_tap, _REACH - column_tap
-        inside = real & (row + down_by >= tl.where(row_part == 2, height - 1, 0))
-        inside &= row + down_by < tl.where(row_part == 1, 1, height)
-        inside &= column + right_by >= tl.where(column_part == 2, width - 1, 0)
-        inside &= column + right_by < tl.where(column_part == 1, 1, width)
+        inside = within(row + down_by, *of_part(row_part, height))
+        inside &= within(column + right_by, *of_part(column_part, width))
         there = down_by * (width * OUTPUTS) + right_by * (3 * SCALE)
         slope = tl.load(
-            source[:, None] + there + in_square(output, width, SCALE)[None, :],
+            source[:, None] + (there + in_square(output, width, SCALE))[None, :],
             mask=inside[:, None] & (output < OUTPUTS)[None, :],
             other=0,
         )
@@ -338,9 +378,8 @@ def _kernel_gradient_kernel(
     part_slice = tl.program_id(2)
     part, number = find_tile(part_slice, batch, height, width, slice_pixels, 1, 0)
     first = number * slice_pixels
-    _, rows = extent(part // 3, height, 1, 0)
-    _, columns = extent(part % 3, width, 1, 0)
-    steps = tl.cdiv(tl.minimum(slice_pixels, batch * rows * columns - first), STEP_PIXELS)
+    frame = frame_of(part, height, width, 1, 0)
+    steps = tl.cdiv(tl.minimum(slice_pixels, batch * frame[1] * frame[4] - first), STEP_PIXELS)
     output = tl.program_id(1) * OUTPUT_BLOCK + tl.arange(0, OUTPUT_BLOCK)
     wanted = output < OUTPUTS
     square = in_square(output, width, SCALE)
@@ -351,31 +390,31 @@ def _kernel_gradient_kernel(
         tap = place // CHANNELS
         down_by, right_by = tap // _TAPS - _REACH, tap % _TAPS - _REACH
         there = (down_by * width + right_by) * CHANNELS + place % CHANNELS
-        total = tl.zeros((OUTPUT_BLOCK, COLUMNS), tl.float32)
+        total = tl.zeros((COLUMNS, OUTPUT_BLOCK), tl.float32)
         for step in range(steps):
             index = first + step * STEP_PIXELS + tl.arange(0, STEP_PIXELS)
-            line, row, column, real = places(index, part, batch, height, width, 1, 0)
+            line, row, column, real = places(index, frame, batch, height)
             slope = tl.load(
                 grad + in_picture(line, column, width, SCALE)[:, None] + square[None, :],
                 mask=real[:, None] & wanted[None, :],
                 other=0,
             )
-            row_there, column_there = row[:, None] + down_by[None, :], column[:, None] + right_by[None, :]
-            inside = (row_there >= 0) & (row_there < height) & (column_there >= 0) & (column_there < width)
+            row_there, column_there = row[None, :] + down_by[:, None], column[None, :] + right_by[:, None]
+            inside = within(row_there, 0, height) & within(column_there, 0, width)
             x = tl.load(
-                features + ((line.to(tl.int64) * width + column) * CHANNELS)[:, None] + there[None, :],
-                mask=inside & real[:, None] & (place < ACROSS)[None, :],
+                features + ((line.to(tl.int64) * width + column) * CHANNELS)[None, :] + there[:, None],
+                mask=inside & (place < ACROSS)[:, None],
                 other=0,
             )
-            total = add_product(total, tl.trans(slope), x, features.dtype.element_ty != tl.float32)
-        target = partials + (part_slice.to(tl.int64) * OUTPUTS + output[:, None]) * ACROSS + place[None, :]
-        tl.store(target, total, mask=wanted[:, None] & (place < ACROSS)[None, :])
+            total = add_product(total, x, slope, features.dtype.element_ty != tl.float32)
+        target = partials + (part_slice.to(tl.int64) * OUTPUTS + output[None, :]) * ACROSS + place[:, None]
+        tl.store(target, total, mask=wanted[None, :] & (place < ACROSS)[:, None])
     else:
         # The biases: the gradient itself is summed.
         slopes = tl.zeros((STEP_PIXELS, OUTPUT_BLOCK), tl.float32)
         for step in range(steps):
             index = first + step * STEP_PIXELS + tl.arange(0, STEP_PIXELS)
-            line, row, column, real = places(index, part, batch, height, width, 1, 0)
+            line, row, column, real = places(index, frame, batch, height)
             slopes += tl.load(
                 grad + in_picture(line, column, width, SCALE)[:, None] + square[None, :],
                 mask=real[:, None] & wanted[None, :],
