@@ -42,11 +42,10 @@ from eco_kernels.triton_common import (
 
 PIXELS = tl.constexpr(128)
 """Pixels of a program; those of the picture, or of the features where their gradient is made."""
-STEP_PIXELS = tl.constexpr(32)
 STEP_OUTPUTS = 16
 COLUMNS = tl.constexpr(128)
 """Of the gradient of the kernels, as a matrix of outputs by taps and channels: what a program makes."""
-SUM_SLICES, SUM_VALUES = tl.constexpr(8), tl.constexpr(256)
+SUM_SLICES, SUM_VALUES = tl.constexpr(8), tl.constexpr(512)
 NUM_WARPS = 4
 PROGRAMS = 384
 """About as many share the gradient of the kernels: a few on each multiprocessor, and not too many partial sums."""
@@ -286,8 +285,9 @@ def _feature_gradient_kernel(
     SCALE: tl.constexpr,
     CHANNEL_BLOCK: tl.constexpr,
     OUTPUT_BLOCK: tl.constexpr,
+    FEATURES: tl.constexpr,
 ):
-    """The gradient of a block of channels of 128 features of one kind.
+    """The gradient of a block of channels of features of one kind.
 
     Kinds are others than those of pixels: features up to two places from an edge meet the kernels of that edge.
 
@@ -298,12 +298,13 @@ def _feature_gradient_kernel(
         batch, height, width: of the features.
         CHANNEL_BLOCK: channels of a program.
         OUTPUT_BLOCK: outputs of a step.
+        FEATURES: features of a program.
     """
     OUTPUTS: tl.constexpr = 3 * SCALE * SCALE
     OUTPUT_BLOCKS: tl.constexpr = (OUTPUTS + OUTPUT_BLOCK - 1) // OUTPUT_BLOCK
     # Which features.
-    kind, number = find_tile(tl.program_id(0), batch, height, width, PIXELS, _EDGE_TAPS, _EDGE_TAPS)
-    index = number * PIXELS + tl.arange(0, PIXELS)
+    kind, number = find_tile(tl.program_id(0), batch, height, width, FEATURES, _EDGE_TAPS, _EDGE_TAPS)
+    index = number * FEATURES + tl.arange(0, FEATURES)
     frame = frame_of(kind, height, width, _EDGE_TAPS, _EDGE_TAPS)
     line, row, column, real = places(index, frame, batch, height)
     source = grad + in_picture(line, column, width, SCALE)
@@ -316,7 +317,7 @@ def _feature_gradient_kernel(
     down = tl.where(row_kind == 0, _TAPS, _TAPS + _EDGE_TAPS)
     down += tl.where((row_kind == 1) & (height < 2 * _EDGE_TAPS), _EDGE_TAPS, 0)
     per_row = 65536 // across + 1  # so that a product is a quotient
-    total = tl.zeros((PIXELS, CHANNEL_BLOCK), tl.float32)
+    total = tl.zeros((FEATURES, CHANNEL_BLOCK), tl.float32)
     for step in range(down * across * OUTPUT_BLOCKS):
         entry = step // OUTPUT_BLOCKS
         row_entry = entry * per_row >> 16
@@ -358,6 +359,7 @@ def _kernel_gradient_kernel(
     CHANNELS: tl.constexpr,
     SCALE: tl.constexpr,
     OUTPUT_BLOCK: tl.constexpr,
+    STEP_PIXELS: tl.constexpr,
 ):
     """What a slice of the pixels adds to the gradients: of a block of outputs, and 128 of taps and channels.
 
@@ -369,8 +371,9 @@ def _kernel_gradient_kernel(
         partials: fp32 (slices of all parts, 3 SCALE^2, 25 CHANNELS).
         bias_partials: fp32 (slices of all parts, 3 SCALE^2).
         batch, height, width: of the features.
-        slice_pixels: a multiple of 32.
+        slice_pixels: a multiple of STEP_PIXELS.
         OUTPUT_BLOCK: outputs of a program.
+        STEP_PIXELS: pixels of a step.
     """
     OUTPUTS: tl.constexpr = 3 * SCALE * SCALE
     ACROSS: tl.constexpr = _TAPS * _TAPS * CHANNELS
@@ -423,6 +426,18 @@ def _kernel_gradient_kernel(
         tl.store(bias_partials + part_slice * OUTPUTS + output, tl.sum(slopes, axis=0), mask=wanted)
 
 
+@triton.jit
+def add_slices(source, target, part, first, end, place, VALUES: tl.constexpr):
+    """Adds slices `first .. end` in order, several of them on their way at once."""
+    total = tl.zeros((SUM_VALUES,), tl.float32)
+    for start in range(first, end, SUM_SLICES):
+        for ahead in tl.static_range(SUM_SLICES):
+            number = start + ahead
+            mask = (place < VALUES) & (number < end)
+            total += tl.load(source + number.to(tl.int64) * VALUES + place, mask=mask, other=0)
+    tl.store(target + part * VALUES + place, total, mask=place < VALUES)
+
+
 @triton.jit(do_not_specialize=(*_SIZES, "slice_pixels"))
 def _sum_kernel(
     partials,
@@ -436,7 +451,7 @@ def _sum_kernel(
     KERNEL_VALUES: tl.constexpr,
     BIAS_VALUES: tl.constexpr,
 ):
-    """Adds the slices of a part, 256 values per program; in the last program of a part those of the biases.
+    """Adds the slices of a part, 512 values per program; in the last program of a part those of the biases.
 
     Args:
         partials: fp32 (slices of all parts, KERNEL_VALUES).
@@ -452,26 +467,11 @@ def _sum_kernel(
         first += tl.where(other > part, count, 0)
     end = first + tiles_of(part, batch, height, width, slice_pixels, 1, 0)
 
-    # Which values.
     if tl.program_id(0) < tl.num_programs(0) - 1:
-        source, target, values = partials, of_kernels, KERNEL_VALUES
         place = tl.program_id(0) * SUM_VALUES + tl.arange(0, SUM_VALUES)
+        add_slices(partials, of_kernels, part, first, end, place, KERNEL_VALUES)
     else:
-        source, target, values = bias_partials, of_biases, BIAS_VALUES
-        place = tl.arange(0, SUM_VALUES)
-
-    total = tl.zeros((SUM_VALUES,), tl.float32)
-    for start in range(first, end, SUM_SLICES):
-        number = start + tl.arange(0, SUM_SLICES)
-        total += tl.sum(
-            tl.load(
-                source + number.to(tl.int64)[:, None] * values + place[None, :],
-                mask=(number < end)[:, None] & (place < values)[None, :],
-                other=0,
-            ),
-            axis=0,
-        )
-    tl.store(target + part * values + place, total, mask=place < values)
+        add_slices(bias_partials, of_biases, part, first, end, tl.arange(0, SUM_VALUES), BIAS_VALUES)
 
 
 def convolve(features: Tensor, kernels: Tensor, biases: Tensor, scale: int) -> Tensor:
@@ -497,7 +497,7 @@ def convolve(features: Tensor, kernels: Tensor, biases: Tensor, scale: int) -> T
             width,
             CHANNELS=channels,
             SCALE=scale,
-            CHANNEL_BLOCK=_channel_block(channels, 32),
+            CHANNEL_BLOCK=_channel_block(channels, _narrower(features.dtype, 32)),
             OUTPUT_BLOCK=outputs,
             num_warps=NUM_WARPS,
             **OPTIONS,
@@ -518,7 +518,7 @@ def _feature_gradient(grad: Tensor, features: Tensor, kernels: Tensor, scale: in
     of_features = torch.empty((batch, height, width, channels), dtype=features.dtype, device=features.device)
     block = _channel_block(channels, 64)
     edge = _EDGE_TAPS.value
-    grid = (_tiles(features, PIXELS.value, edge, edge), triton.cdiv(channels, block))
+    grid = (_tiles(features, _feature_block(scale), edge, edge), triton.cdiv(channels, block))
     with launches_on(features.device):
         _feature_gradient_kernel[grid](
             grad,
@@ -531,6 +531,7 @@ def _feature_gradient(grad: Tensor, features: Tensor, kernels: Tensor, scale: in
             SCALE=scale,
             CHANNEL_BLOCK=block,
             OUTPUT_BLOCK=STEP_OUTPUTS,
+            FEATURES=_feature_block(scale),
             num_warps=NUM_WARPS,
             **OPTIONS,
         )
@@ -565,6 +566,7 @@ def _kernel_gradient(grad: Tensor, features: Tensor, scale: int) -> tuple[Tensor
             CHANNELS=channels,
             SCALE=scale,
             OUTPUT_BLOCK=block,
+            STEP_PIXELS=_narrower(features.dtype, 32),
             num_warps=NUM_WARPS,
             **OPTIONS,
         )
@@ -611,6 +613,16 @@ def _output_block(scale: int) -> int:
     return min(64, max(16, triton.next_power_of_2(3 * scale**2)))
 
 
+def _feature_block(scale: int) -> int:
+    """Fewer where the squares are narrow: more addresses for as many bytes take more registers."""
+    return 128 if scale % 4 == 0 else 64
+
+
+def _narrower(dtype: torch.dtype, step: int) -> int:
+    """Half as much in a step, where three products of TF32 take more registers."""
+    return step // 2 if dtype == torch.float32 else step
+
+
 def specialisations() -> Iterator[Specialisation]:
     """All kernels for the networks' widths, at every scale, for every type of features."""
     for channels, scale, dtype in product((32, 64, 256), (2, 3, 4), (torch.bfloat16, torch.float16, torch.float32)):
@@ -623,7 +635,8 @@ def specialisations() -> Iterator[Specialisation]:
         }
         shape = {"CHANNELS": channels, "SCALE": scale}
         rows = {"OUTPUT_BLOCK": _output_block(scale)}
-        narrow, wide = ({"CHANNEL_BLOCK": _channel_block(channels, most)} for most in (32, 64))
+        features = _feature_block(scale)
+        narrow, wide = ({"CHANNEL_BLOCK": _channel_block(channels, most)} for most in (_narrower(dtype, 32), 64))
         for kernel, constexprs, values, moved in (
             (
                 _convolve_kernel,
@@ -633,13 +646,13 @@ def specialisations() -> Iterator[Specialisation]:
             ),
             (
                 _feature_gradient_kernel,
-                shape | wide | {"OUTPUT_BLOCK": STEP_OUTPUTS},
-                PIXELS.value * wide["CHANNEL_BLOCK"],
+                shape | wide | {"OUTPUT_BLOCK": STEP_OUTPUTS, "FEATURES": features},
+                features * wide["CHANNEL_BLOCK"],
                 pixels * (channels * element + 4 * outputs) + 36 * outputs * across,
             ),
             (
                 _kernel_gradient_kernel,
-                shape | rows,
+                shape | rows | {"STEP_PIXELS": _narrower(dtype, 32)},
                 outputs * COLUMNS.value,
                 pixels * (channels * element + 4 * outputs) + 36 * outputs * (across + 1),
             ),
