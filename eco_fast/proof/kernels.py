@@ -11,7 +11,15 @@ from torch import Tensor
 
 from eco_fast.proof.outcome import Evidence, NotRun
 from eco_fast.proof.stage import Stage
-from eco_kernels import bicubic_downsample, downsample_mix, eco_loss_with_grad, gather_mix, gather_patches, reference
+from eco_kernels import (
+    bicubic_downsample,
+    downsample_mix,
+    eco_loss_with_grad,
+    gather_mix,
+    gather_patches,
+    linear_tail,
+    reference,
+)
 from eco_kernels.dispatch import runs_kernels
 from eco_kernels.loss import CHARBONNIER_EPS
 
@@ -95,6 +103,7 @@ def cases() -> Iterator[Case]:
     yield from _bicubics()
     yield from _mixes()
     yield from _losses()
+    yield from _tails()
     yield from _training_batches()
 
 
@@ -268,6 +277,46 @@ def _steepness(kind: str, difference: Tensor) -> Tensor:
         least = (difference - _ROUNDED).clamp(min=0)
         return CHARBONNIER_EPS**2 / (least**2 + CHARBONNIER_EPS**2) ** 1.5
     return torch.full_like(difference, 2.0 if kind == "l2" else 0.0)
+
+
+def _tails() -> Iterator[Case]:
+    """Picture and gradients of the networks' widths; more pixels than a program takes, and several slices of them."""
+    for channels, scale, dtype in product((32, 64, 256), SCALES, FLOATS):
+        generator = torch.Generator().manual_seed(0)
+        factors = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
+        outputs = [*(factor**2 * channels for factor in factors), 3]
+        weights = [torch.randn(out, channels, 3, 3, generator=generator) / (3 * channels**0.5) for out in outputs]
+        biases = [torch.randn(out, generator=generator) for out in outputs]
+        batch, height, width = 1 if channels == 256 else 3, 14, 13
+        features = torch.randn(batch, channels, height, width, generator=generator).to(dtype)
+        grad = torch.randn(batch, 3, scale * height, scale * width, generator=generator)
+
+        def check(
+            device: torch.device,
+            features: Tensor = features.contiguous(memory_format=torch.channels_last),
+            weights: list[Tensor] = weights,
+            biases: list[Tensor] = biases,
+            grad: Tensor = grad,
+        ) -> float:
+            def results(function: Callable[..., Tensor], convert: Callable[[Tensor], Tensor]) -> list[Tensor]:
+                inputs = [convert(each).requires_grad_() for each in (features, *weights, *biases)]
+                picture = function(inputs[0], inputs[1 : len(weights) + 1], inputs[len(weights) + 1 :])
+                gradients = torch.autograd.grad(picture, inputs, convert(grad).to(picture.dtype))
+                return [picture.detach(), *gradients]
+
+            found = results(linear_tail, lambda x: x.detach().to(device))
+            expected = results(reference.linear_tail, Tensor.double)
+            return max(map(_norm_error, found, expected))
+
+        name = f"{channels}-x{scale}-{_name(dtype)}"
+        covers = {*(f"tail-{of}-{name}" for of in ("picture", "features", "kernels")), f"tail-sum-{channels}-x{scale}"}
+        yield Case(f"tail {name}", frozenset(covers), check)
+
+
+def _norm_error(result: Tensor, expected: Tensor) -> float:
+    """Distance over what is allowed of sums whose terms cancel: 1e-5 of all, and one rounding to the result's type."""
+    allowed = 1e-5 + (0 if result.dtype == torch.float32 else torch.finfo(result.dtype).eps / 2)
+    return ((result.cpu().double() - expected).norm() / expected.norm() / allowed).item()
 
 
 def _training_batches() -> Iterator[Case]:

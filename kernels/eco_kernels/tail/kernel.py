@@ -590,7 +590,7 @@ def _dense(x: Tensor) -> Tensor:
 
 def _tiles(features: Tensor, size: int, edge: int, inner_first: int) -> int:
     """How many tiles there are of all kinds of pixels, see `find_tile`."""
-    batch, channels, height, width = features.shape
+    batch, _, height, width = features.shape
 
     def counts(length: int) -> tuple[int, int, int]:
         return (length - 2 * inner_first, edge, edge) if length >= 2 * edge else (0, length, 0)
