@@ -153,6 +153,22 @@ def downsample_mix_chain(
     return torch.stack(cut).permute(0, 3, 1, 2)
 
 
+def tail_layers(
+    features: Tensor, weights: list[Tensor], biases: list[Tensor], dtype: torch.dtype, last: torch.dtype
+) -> Tensor:
+    """The layers of a network's end one by one: convolutions with shuffles between them.
+
+    Args:
+        features, weights, biases: As `eco_kernels.linear_tail` takes them.
+        dtype, last: Of the arithmetic, and of the last convolution's, which is the picture's.
+    """
+    x = features
+    for weight, bias, following in zip(weights, biases, weights[1:], strict=False):
+        factor = round((weight.shape[0] / following.shape[1]) ** 0.5)
+        x = F.pixel_shuffle(F.conv2d(x.to(dtype), weight.to(dtype), bias.to(dtype), padding=1), factor)
+    return F.conv2d(x.to(last), weights[-1].to(last), biases[-1].to(last), padding=1)
+
+
 def loss_chain(sr: Tensor, hr: Tensor, centroid: Tensor, alpha: Tensor) -> Tensor:
     """The blended target, then the L1 loss on the 0-255 scale."""
     return 255 * F.l1_loss(sr.float(), blend(hr, centroid, alpha))

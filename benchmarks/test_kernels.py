@@ -14,10 +14,19 @@ import torch
 import torch.nn.functional as F
 from contest import Contest
 from recorded import clock
+from tail import both_ways, tail_inputs
 from timing import size_of
 from torch import Tensor
 
-from eco_kernels import bicubic_downsample, downsample_mix, eco_loss, eco_loss_with_grad, gather_mix, gather_patches
+from eco_kernels import (
+    bicubic_downsample,
+    downsample_mix,
+    eco_loss,
+    eco_loss_with_grad,
+    gather_mix,
+    gather_patches,
+    linear_tail,
+)
 from eco_kernels.bicubic import REACH
 from eco_kernels.dispatch import runs_kernels
 
@@ -238,3 +247,24 @@ def test_eco_loss(contest: Contest, problem: Problem, device: torch.device, dtyp
         assert_close(other_grad, grad, 1e-2 * float(grad.abs().max()))
     name = str(dtype).removeprefix("torch.")
     contest(name, size_of(output, hr, centroid, loss, grad), device, contestants)
+
+
+@pytest.mark.benchmark(group="linear_tail", timer=clock)
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_linear_tail(contest: Contest, problem: Problem, device: torch.device, scale: int) -> None:
+    """Picture and gradients, from bf16 features of 64 channels; the layers compute in bf16 too."""
+    inputs = tail_inputs(problem.batch, 64, scale, problem.patch // scale, device)
+
+    def layers(features: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+        return chains.tail_layers(features, weights, biases, torch.bfloat16, torch.bfloat16)
+
+    contestants = {"product": both_ways(linear_tail, inputs), "eager": both_ways(layers, inputs)}
+    compiled = contest.compiled(layers, device)
+    if compiled:
+        contestants["compiled"] = both_ways(compiled["compiled"], inputs)
+    results = contestants["product"]()
+    for call in contestants.values():
+        for other, result in zip(call(), results, strict=True):
+            assert_close(other.float(), result.float(), 0.05 * float(result.abs().max()))
+    gradient_of_picture = results[0]
+    contest(f"x{scale}", size_of(*inputs, *results, gradient_of_picture), device, contestants)

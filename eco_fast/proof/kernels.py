@@ -288,12 +288,12 @@ def _tails() -> Iterator[Case]:
         weights = [torch.randn(out, channels, 3, 3, generator=generator) / (3 * channels**0.5) for out in outputs]
         biases = [torch.randn(out, generator=generator) for out in outputs]
         batch, height, width = 1 if channels == 256 else 3, 14, 13
-        features = torch.randn(batch, channels, height, width, generator=generator).to(dtype)
+        features = torch.randn(batch, height, width, channels, generator=generator).to(dtype).permute(0, 3, 1, 2)
         grad = torch.randn(batch, 3, scale * height, scale * width, generator=generator)
 
         def check(
             device: torch.device,
-            features: Tensor = features.contiguous(memory_format=torch.channels_last),
+            features: Tensor = features,
             weights: list[Tensor] = weights,
             biases: list[Tensor] = biases,
             grad: Tensor = grad,
