@@ -54,7 +54,7 @@ def compiled(stage: Stage) -> Evidence:
     faults = tuple(
         f"{row['specialisation']} on {row['arch']} spills {row['spill_bytes']} bytes"
         for row in rows
-        if row["spill_bytes"] or row["stack_bytes"]
+        if row["spill_bytes"]
     )
     most = max(int(str(row["registers"])) for row in rows)
     return Evidence(len(rows), faults, f"{len(rows)} compilations, at most {most} registers")

@@ -23,6 +23,8 @@ MORE_REGISTERS = {
     (3, 6): {(86, "horizontal"): 168, (120, "horizontal"): 145, (120, "vertical"): 167},
     (3, 7): {(86, "horizontal"): 164},
 }
+UNTOUCHED = 8
+"""Bytes of stack that the assembler reserves for sm_120 and that no instruction touches."""
 VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
 
 # Three of 2,082 compilations spill: an fp32 `lr`, which training does not have, beside x4 sums that are not rounded.
@@ -45,7 +47,7 @@ def register_limit(name: str, arch: int, version: tuple[int, ...] = VERSION) -> 
 def faults(report: Report) -> list[str]:
     """What is wrong with a compiled kernel."""
     found = []
-    if report.spill_bytes or report.stack_bytes:
+    if report.spill_bytes or report.stack_bytes > UNTOUCHED:
         found.append(f"spills: {report.spill_bytes} bytes, {report.stack_bytes} bytes of stack")
     limit = register_limit(report.name, report.arch)
     if report.registers > limit:

@@ -427,8 +427,9 @@ def _kernel_gradient_kernel(
 
 
 @triton.jit
-def add_slices(source, target, part, first, end, place, VALUES: tl.constexpr):
-    """Adds slices `first .. end` in order, several of them on their way at once."""
+def add_slices(source, target, part, block, first, end, VALUES: tl.constexpr):
+    """Adds slices `first .. end` of a block of values in order, several of them on their way at once."""
+    place = block * SUM_VALUES + tl.arange(0, SUM_VALUES)
     total = tl.zeros((SUM_VALUES,), tl.float32)
     for start in range(first, end, SUM_SLICES):
         for ahead in tl.static_range(SUM_SLICES):
@@ -451,7 +452,7 @@ def _sum_kernel(
     KERNEL_VALUES: tl.constexpr,
     BIAS_VALUES: tl.constexpr,
 ):
-    """Adds the slices of a part, 512 values per program; in the last program of a part those of the biases.
+    """Adds the slices of a part, 512 values per program: first those of the kernels, then those of the biases.
 
     Args:
         partials: fp32 (slices of all parts, KERNEL_VALUES).
@@ -467,11 +468,11 @@ def _sum_kernel(
         first += tl.where(other > part, count, 0)
     end = first + tiles_of(part, batch, height, width, slice_pixels, 1, 0)
 
-    if tl.program_id(0) < tl.num_programs(0) - 1:
-        place = tl.program_id(0) * SUM_VALUES + tl.arange(0, SUM_VALUES)
-        add_slices(partials, of_kernels, part, first, end, place, KERNEL_VALUES)
+    behind = tl.program_id(0) - tl.cdiv(KERNEL_VALUES, SUM_VALUES)
+    if behind < 0:
+        add_slices(partials, of_kernels, part, tl.program_id(0), first, end, KERNEL_VALUES)
     else:
-        add_slices(bias_partials, of_biases, part, first, end, tl.arange(0, SUM_VALUES), BIAS_VALUES)
+        add_slices(bias_partials, of_biases, part, behind, first, end, BIAS_VALUES)
 
 
 def convolve(features: Tensor, kernels: Tensor, biases: Tensor, scale: int) -> Tensor:
@@ -497,7 +498,7 @@ def convolve(features: Tensor, kernels: Tensor, biases: Tensor, scale: int) -> T
             width,
             CHANNELS=channels,
             SCALE=scale,
-            CHANNEL_BLOCK=_channel_block(channels, _narrower(features.dtype, 32)),
+            CHANNEL_BLOCK=_channel_step(channels, features.dtype),
             OUTPUT_BLOCK=outputs,
             num_warps=NUM_WARPS,
             **OPTIONS,
@@ -516,9 +517,8 @@ def convolve_backward(grad: Tensor, features: Tensor, kernels: Tensor, scale: in
 def _feature_gradient(grad: Tensor, features: Tensor, kernels: Tensor, scale: int) -> Tensor:
     batch, channels, height, width = features.shape
     of_features = torch.empty((batch, height, width, channels), dtype=features.dtype, device=features.device)
-    block = _channel_block(channels, 64)
-    edge = _EDGE_TAPS.value
-    grid = (_tiles(features, _feature_block(scale), edge, edge), triton.cdiv(channels, block))
+    block, size, edge = _channel_block(channels, 64), _feature_block(scale, features.dtype), _EDGE_TAPS.value
+    grid = (_tiles(features, size, edge, edge), triton.cdiv(channels, block))
     with launches_on(features.device):
         _feature_gradient_kernel[grid](
             grad,
@@ -531,7 +531,7 @@ def _feature_gradient(grad: Tensor, features: Tensor, kernels: Tensor, scale: in
             SCALE=scale,
             CHANNEL_BLOCK=block,
             OUTPUT_BLOCK=STEP_OUTPUTS,
-            FEATURES=_feature_block(scale),
+            FEATURES=size,
             num_warps=NUM_WARPS,
             **OPTIONS,
         )
@@ -566,11 +566,12 @@ def _kernel_gradient(grad: Tensor, features: Tensor, scale: int) -> tuple[Tensor
             CHANNELS=channels,
             SCALE=scale,
             OUTPUT_BLOCK=block,
-            STEP_PIXELS=_narrower(features.dtype, 32),
+            STEP_PIXELS=_pixel_step(features.dtype),
             num_warps=NUM_WARPS,
             **OPTIONS,
         )
-        _sum_kernel[(triton.cdiv(outputs * across, SUM_VALUES.value) + 1, 9)](
+        blocks = sum(triton.cdiv(values, SUM_VALUES.value) for values in (outputs * across, outputs))
+        _sum_kernel[(blocks, 9)](
             partials,
             bias_partials,
             of_kernels,
@@ -613,14 +614,22 @@ def _output_block(scale: int) -> int:
     return min(64, max(16, triton.next_power_of_2(3 * scale**2)))
 
 
-def _feature_block(scale: int) -> int:
-    """Fewer where the squares are narrow: more addresses for as many bytes take more registers."""
-    return 128 if scale % 4 == 0 else 64
+# Blocks that leave room in the registers on every architecture.
 
 
-def _narrower(dtype: torch.dtype, step: int) -> int:
-    """Half as much in a step, where three products of TF32 take more registers."""
-    return step // 2 if dtype == torch.float32 else step
+def _channel_step(channels: int, dtype: torch.dtype) -> int:
+    """Channels of a step of the convolution; three products of TF32 take more registers."""
+    return _channel_block(channels, 16 if dtype == torch.float32 else 32)
+
+
+def _feature_block(scale: int, dtype: torch.dtype) -> int:
+    """Features of a program that makes their gradient; narrow squares are more addresses for as many bytes."""
+    return 64 if scale % 4 or dtype == torch.float32 else 128
+
+
+def _pixel_step(dtype: torch.dtype) -> int:
+    """Pixels of a step of the kernels' gradient: fewer where the features are in parts too."""
+    return 32 if dtype == torch.bfloat16 else 16
 
 
 def specialisations() -> Iterator[Specialisation]:
@@ -635,24 +644,23 @@ def specialisations() -> Iterator[Specialisation]:
         }
         shape = {"CHANNELS": channels, "SCALE": scale}
         rows = {"OUTPUT_BLOCK": _output_block(scale)}
-        features = _feature_block(scale)
-        narrow, wide = ({"CHANNEL_BLOCK": _channel_block(channels, most)} for most in (_narrower(dtype, 32), 64))
+        size, block = _feature_block(scale, dtype), _channel_block(channels, 64)
         for kernel, constexprs, values, moved in (
             (
                 _convolve_kernel,
-                shape | rows | narrow,
+                shape | rows | {"CHANNEL_BLOCK": _channel_step(channels, dtype)},
                 PIXELS.value * outputs,
                 pixels * (channels * element + 4 * outputs) + 36 * outputs * (across + 1),
             ),
             (
                 _feature_gradient_kernel,
-                shape | wide | {"OUTPUT_BLOCK": STEP_OUTPUTS, "FEATURES": features},
-                features * wide["CHANNEL_BLOCK"],
+                shape | {"CHANNEL_BLOCK": block, "OUTPUT_BLOCK": STEP_OUTPUTS, "FEATURES": size},
+                size * block,
                 pixels * (channels * element + 4 * outputs) + 36 * outputs * across,
             ),
             (
                 _kernel_gradient_kernel,
-                shape | rows | {"STEP_PIXELS": _narrower(dtype, 32)},
+                shape | rows | {"STEP_PIXELS": _pixel_step(dtype)},
                 outputs * COLUMNS.value,
                 pixels * (channels * element + 4 * outputs) + 36 * outputs * (across + 1),
             ),
