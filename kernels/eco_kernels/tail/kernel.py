@@ -41,14 +41,18 @@ from eco_kernels.triton_common import (
 )
 
 PIXELS = tl.constexpr(128)
-"""Pixels of a program; those of the picture, or of the features where their gradient is made."""
+"""Of the convolution: pixels of a program."""
 STEP_OUTPUTS = 16
+"""Of the gradient of the features: outputs of a step."""
 COLUMNS = tl.constexpr(128)
-"""Of the gradient of the kernels, as a matrix of outputs by taps and channels: what a program makes."""
+"""Of the gradient of the kernels, as a matrix of taps and channels by outputs: what a program makes of the former."""
+BIAS_PIXELS = tl.constexpr(64)
+"""Of the gradient of the biases: pixels that are read at once."""
 SUM_SLICES, SUM_VALUES = tl.constexpr(8), tl.constexpr(512)
+"""Of the sum of partial sums: slices that are read at once, and values of a program."""
 NUM_WARPS = 4
 PROGRAMS = 384
-"""About as many share the gradient of the kernels: a few on each multiprocessor, and not too many partial sums."""
+"""About as many share the gradient of the kernels: a few on each multiprocessor, and few partial sums."""
 
 _TAPS = tl.constexpr(TAPS)
 _REACH = tl.constexpr(TAPS // 2)
@@ -371,9 +375,9 @@ def _kernel_gradient_kernel(
         partials: fp32 (slices of all parts, 3 SCALE^2, 25 CHANNELS).
         bias_partials: fp32 (slices of all parts, 3 SCALE^2).
         batch, height, width: of the features.
-        slice_pixels: a multiple of STEP_PIXELS.
+        slice_pixels: a multiple of 64.
         OUTPUT_BLOCK: outputs of a program.
-        STEP_PIXELS: pixels of a step.
+        STEP_PIXELS: pixels of a step, at most 64.
     """
     OUTPUTS: tl.constexpr = 3 * SCALE * SCALE
     ACROSS: tl.constexpr = _TAPS * _TAPS * CHANNELS
@@ -382,7 +386,7 @@ def _kernel_gradient_kernel(
     part, number = find_tile(part_slice, batch, height, width, slice_pixels, 1, 0)
     first = number * slice_pixels
     frame = frame_of(part, height, width, 1, 0)
-    steps = tl.cdiv(tl.minimum(slice_pixels, batch * frame[1] * frame[4] - first), STEP_PIXELS)
+    pixels = tl.minimum(slice_pixels, batch * frame[1] * frame[4] - first)
     output = tl.program_id(1) * OUTPUT_BLOCK + tl.arange(0, OUTPUT_BLOCK)
     wanted = output < OUTPUTS
     square = in_square(output, width, SCALE)
@@ -394,8 +398,8 @@ def _kernel_gradient_kernel(
         down_by, right_by = tap // _TAPS - _REACH, tap % _TAPS - _REACH
         there = (down_by * width + right_by) * CHANNELS + place % CHANNELS
         total = tl.zeros((COLUMNS, OUTPUT_BLOCK), tl.float32)
-        for step in range(steps):
-            index = first + step * STEP_PIXELS + tl.arange(0, STEP_PIXELS)
+        for start in range(0, pixels, STEP_PIXELS):
+            index = first + start + tl.arange(0, STEP_PIXELS)
             line, row, column, real = places(index, frame, batch, height)
             slope = tl.load(
                 grad + in_picture(line, column, width, SCALE)[:, None] + square[None, :],
@@ -414,9 +418,9 @@ def _kernel_gradient_kernel(
         tl.store(target, total, mask=wanted[None, :] & (place < ACROSS)[:, None])
     else:
         # The biases: the gradient itself is summed.
-        slopes = tl.zeros((STEP_PIXELS, OUTPUT_BLOCK), tl.float32)
-        for step in range(steps):
-            index = first + step * STEP_PIXELS + tl.arange(0, STEP_PIXELS)
+        slopes = tl.zeros((BIAS_PIXELS, OUTPUT_BLOCK), tl.float32)
+        for start in range(0, pixels, BIAS_PIXELS):
+            index = first + start + tl.arange(0, BIAS_PIXELS)
             line, row, column, real = places(index, frame, batch, height)
             slopes += tl.load(
                 grad + in_picture(line, column, width, SCALE)[:, None] + square[None, :],
@@ -544,7 +548,8 @@ def _kernel_gradient(grad: Tensor, features: Tensor, scale: int) -> tuple[Tensor
     block = _output_block(scale)
     grid = (triton.cdiv(across, COLUMNS.value) + 1, triton.cdiv(outputs, block))
     wanted = max(1, PROGRAMS // (grid[0] * grid[1]))
-    slice_pixels = max(256, triton.cdiv(triton.cdiv(batch * height * width, wanted), 32) * 32)
+    step = BIAS_PIXELS.value
+    slice_pixels = max(4 * step, triton.cdiv(triton.cdiv(batch * height * width, wanted), step) * step)
     slices = _tiles(features, slice_pixels, 1, 0)
     partials, bias_partials, of_kernels, of_biases = (
         torch.empty(shape, dtype=torch.float32, device=features.device)
