@@ -310,7 +310,7 @@ def _feature_gradient_kernel(
     kind, number = find_tile(tl.program_id(0), batch, height, width, FEATURES, _EDGE_TAPS, _EDGE_TAPS)
     index = number * FEATURES + tl.arange(0, FEATURES)
     frame = frame_of(kind, height, width, _EDGE_TAPS, _EDGE_TAPS)
-    line, row, column, real = places(index, frame, batch, height)
+    line, row, column, _ = places(index, frame, batch, height)
     source = grad + in_picture(line, column, width, SCALE)
     channel = tl.program_id(1) * CHANNEL_BLOCK + tl.arange(0, CHANNEL_BLOCK)
 
@@ -346,6 +346,9 @@ def _feature_gradient_kernel(
         )
         total = add_product(total, slope, kernel, of_features.dtype.element_ty != tl.float32)
 
+    # The places once more, of an index that the compiler does not know to be the same: no register held them meanwhile.
+    index = (number + tl.minimum(batch, 0)) * FEATURES + tl.arange(0, FEATURES)
+    line, _, column, real = places(index, frame, batch, height)
     target = of_features + ((line.to(tl.int64) * width + column) * CHANNELS)[:, None] + channel[None, :]
     tl.store(target, total.to(of_features.dtype.element_ty), mask=real[:, None] & (channel < CHANNELS)[None, :])
 
@@ -628,8 +631,8 @@ def _channel_step(channels: int, dtype: torch.dtype) -> int:
 
 
 def _feature_block(scale: int, dtype: torch.dtype) -> int:
-    """Features of a program that makes their gradient; narrow squares are more addresses for as many bytes."""
-    return 64 if scale % 4 or dtype == torch.float32 else 128
+    """Features of a program that makes their gradient; where loads are of single values, addresses take more."""
+    return 64 if scale % 2 or dtype == torch.float32 else 128
 
 
 def _pixel_step(dtype: torch.dtype) -> int:
