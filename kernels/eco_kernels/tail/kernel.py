@@ -57,6 +57,8 @@ PROGRAMS = 384
 _TAPS = tl.constexpr(TAPS)
 _REACH = tl.constexpr(TAPS // 2)
 _EDGE_TAPS = tl.constexpr(TAPS // 2 + 1)
+_FAR = tl.constexpr(-(2**29))
+"""A row so far outside that no tap reaches the features, and no sum of two passes 32 bits."""
 _SIZES = ("batch", "height", "width")
 
 
@@ -154,14 +156,14 @@ def divide(number, by, inverse):
 def places(index, frame, batch, height):
     """Line of the batch (`image height + row`), row and column of the pixels of a kind, and which of them are real.
 
-    The row of those that are not is so far outside that no tap reaches a feature.
+    The row of those that are not is `_FAR`.
     """
     top, rows, per_row, left, columns, per_column = frame
     line, column = divide(index, columns, per_column)
     image, row = divide(line, rows, per_row)
     real = image < batch
     row += top
-    return image * height + row, tl.where(real, row, -(2**30)), left + column, real
+    return image * height + row, tl.where(real, row, _FAR), left + column, real
 
 
 @triton.jit
@@ -400,6 +402,7 @@ def _kernel_gradient_kernel(
         tap = place // CHANNELS
         down_by, right_by = tap // _TAPS - _REACH, tap % _TAPS - _REACH
         there = (down_by * width + right_by) * CHANNELS + place % CHANNELS
+        down_by = tl.where(place < ACROSS, down_by, _FAR)
         total = tl.zeros((COLUMNS, OUTPUT_BLOCK), tl.float32)
         for start in range(0, pixels, STEP_PIXELS):
             index = first + start + tl.arange(0, STEP_PIXELS)
@@ -413,7 +416,7 @@ def _kernel_gradient_kernel(
             inside = within(row_there, 0, height) & within(column_there, 0, width)
             x = tl.load(
                 features + ((line.to(tl.int64) * width + column) * CHANNELS)[None, :] + there[:, None],
-                mask=inside & (place < ACROSS)[:, None],
+                mask=inside,
                 other=0,
             )
             total = add_product(total, x, slope, features.dtype.element_ty != tl.float32)
