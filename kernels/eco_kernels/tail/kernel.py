@@ -191,7 +191,7 @@ def of_part(part, size):
 @triton.jit
 def within(place, first, count):
     """Whether places lie among `count` from `first` on: one comparison, of numbers without a sign."""
-    return (place - first).to(tl.uint32, bitcast=True) < count.to(tl.uint32, bitcast=True)
+    return tl.cast(place - first, tl.uint32) < tl.cast(count, tl.uint32)
 
 
 @triton.jit
