@@ -13,9 +13,9 @@ products are of three TF32 ones each, to about 1e-6.
 
 Floors for P = B h w pixels, C channels, N = 3 scale^2 outputs, features of e bytes. Bytes, each input and output once:
 the convolution reads P C e + 900 N C (the kernels) and writes 4 P N; the gradient of the features reads 4 P N + 900 N C
-and writes P C e; that of the kernels reads P C e + 4 P N and writes 900 N C. Each of the three multiplies and adds
-50 P N C numbers, with bfloat16 features twice (the gradient of the features three times), and reads what the taps share
-from the L2 cache.
+and writes P C e; that of the kernels reads P C e + 4 P N and writes 900 N C. Each of the three is 50 P N C operations,
+done twice with bfloat16 features (three times for their gradient, whose error so is its last rounding) and three times
+with others. What taps share is read again from the L2 cache.
 """
 
 # mypy: disable-error-code="no-untyped-def"
