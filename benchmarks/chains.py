@@ -153,9 +153,50 @@ def downsample_mix_chain(
     return torch.stack(cut).permute(0, 3, 1, 2)
 
 
+def tail_layers(
+    features: Tensor, weights: list[Tensor], biases: list[Tensor], dtype: torch.dtype, last: torch.dtype
+) -> Tensor:
+    """The layers of a network's end one by one: convolutions with shuffles between them.
+
+    Args:
+        features, weights, biases: As `eco_kernels.linear_tail` takes them.
+        dtype, last: Of the arithmetic, and of the last convolution's, which is the picture's.
+    """
+    x = features
+    for weight, bias, following in zip(weights, biases, weights[1:], strict=False):
+        factor = round((weight.shape[0] / following.shape[1]) ** 0.5)
+        x = F.pixel_shuffle(F.conv2d(x.to(dtype), weight.to(dtype), bias.to(dtype), padding=1), factor)
+    return F.conv2d(x.to(last), weights[-1].to(last), biases[-1].to(last), padding=1)
+
+
 def loss_chain(sr: Tensor, hr: Tensor, centroid: Tensor, alpha: Tensor) -> Tensor:
     """The blended target, then the L1 loss on the 0-255 scale."""
     return 255 * F.l1_loss(sr.float(), blend(hr, centroid, alpha))
+
+
+class Lamb(torch.optim.Optimizer):
+    """LAMB as `eco_kernels.lamb_update` has it, in operations over lists of tensors."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, betas: tuple[float, float], eps: float) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps})
+        self._weights = parameters
+        self._means, self._squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        group, gradients = self.param_groups[0], [p.grad for p in self._weights]
+        beta1, beta2 = group["betas"]
+        torch._foreach_lerp_(self._means, gradients, 1 - beta1)
+        torch._foreach_mul_(self._squares, beta2)
+        torch._foreach_addcmul_(self._squares, gradients, gradients, 1 - beta2)
+        roots = torch._foreach_sqrt(self._squares)
+        torch._foreach_add_(roots, group["eps"])
+        updates = torch._foreach_div(self._means, roots)
+        ours = torch.stack(torch._foreach_norm(self._weights)).clamp(max=10.0)
+        theirs = torch.stack(torch._foreach_norm(updates))
+        ratio = torch.where((ours > 0) & (theirs > 0), ours / theirs, 1.0) * -group["lr"]
+        torch._foreach_mul_(updates, list(ratio.unbind()))
+        torch._foreach_add_(self._weights, updates)
 
 
 @torch.no_grad()

@@ -1,54 +1,77 @@
-"""The last convolution, 64 -> 3 channels at 192 x 192, in the precisions that it could have: time and error."""
+"""The end of EDSR-baseline, from bf16 features to the picture, in the ways to compute it: time and error."""
 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
+from chains import tail_layers
 from torch import Tensor
 
+from eco_fast.models.layers import FACTORS
 from eco_fast.proof.machine import seconds_of
 from eco_fast.proof.outcome import Evidence
 from eco_fast.proof.stage import Stage
+from eco_kernels import linear_tail, reference
 
-CASES = {  # name -> type of the arithmetic, TF32 allowed, output channels (3 are used)
-    "fp32": (torch.float32, False, 3),
-    "tf32": (torch.float32, True, 3),
-    "bf16": (torch.bfloat16, False, 3),
-    "fp32, 8 channels": (torch.float32, False, 8),
-    "tf32, 8 channels": (torch.float32, True, 8),
-    "bf16, 8 channels": (torch.bfloat16, False, 8),
+CHANNELS, PATCH = 64, 192
+EXACT_BATCH = 2  # of what is compared with float64
+
+Tail = Callable[[Tensor, list[Tensor], list[Tensor]], Tensor]
+
+CASES: dict[str, Tail] = {
+    "layers in bf16": lambda *tail: tail_layers(*tail, torch.bfloat16, torch.bfloat16),
+    "layers, the last in fp32": lambda *tail: tail_layers(*tail, torch.bfloat16, torch.float32),
+    "linear tail": linear_tail,
 }
 
 
 def contest(stage: Stage) -> Evidence:
-    """Forward and both gradients of a bf16 input, batch 16."""
-    generator = torch.Generator().manual_seed(0)
-    batch = 1 if stage.small else 16
-    last = {"memory_format": torch.channels_last}
-    x = torch.randn(batch, 64, 192, 192, generator=generator).to(stage.device, torch.bfloat16, **last)
-    weight = (torch.randn(3, 64, 3, 3, generator=generator) / 24).to(stage.device, **last)
-    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    """Picture and all gradients, batch 16, HR patches of 192 pixels; errors are of the whole, against float64."""
+    batch, patch = (1, PATCH // 4) if stage.small else (16, PATCH)
     cudnn = torch.backends.cudnn
     before = cudnn.allow_tf32, cudnn.benchmark
-    cudnn.benchmark = True
+    cudnn.allow_tf32, cudnn.benchmark = False, True
     try:
-        for name, (dtype, tf32, channels) in CASES.items():
-            cudnn.allow_tf32 = tf32
-            wide = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, channels - 3)).to(**last)
-            error = (F.conv2d(x.to(dtype), wide.to(dtype), padding=1)[:, :3].double() - exact).norm() / exact.norm()
-            ms = 1000 * seconds_of(_both_ways(x, wide, dtype))
-            stage.say(name, benchmark="tail", ms=round(ms, 4), relative_error=float(f"{error.item():.2g}"))
+        for scale in FACTORS:
+            inputs = tail_inputs(batch, CHANNELS, scale, patch // scale, torch.device(stage.device))
+            few = [inputs[0][:EXACT_BATCH], *inputs[1:]]
+            exact = both_ways(reference.linear_tail, [each.double() for each in few])()
+            for name, tail in CASES.items():
+                picture, *gradients = map(_relative_error, both_ways(tail, few)(), exact)
+                stage.say(
+                    f"x{scale}, {name}",
+                    benchmark="tail",
+                    ms=round(1000 * seconds_of(both_ways(tail, inputs)), 4),
+                    picture_error=float(f"{picture:.2g}"),
+                    features_error=float(f"{gradients[0]:.2g}"),
+                    weights_error=float(f"{max(gradients[1:]):.2g}"),
+                )
     finally:
         cudnn.allow_tf32, cudnn.benchmark = before
-    return Evidence(len(CASES), detail=f"{len(CASES)} cases, batch {batch}")
+    return Evidence(len(FACTORS) * len(CASES), detail=f"{len(FACTORS) * len(CASES)} cases, batch {batch}")
 
 
-def _both_ways(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Callable[[], object]:
-    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
-    grad = torch.ones(x.shape[0], weight.shape[0], *x.shape[2:], device=x.device, dtype=dtype)
-    grad = grad.to(memory_format=torch.channels_last)
+def tail_inputs(batch: int, channels: int, scale: int, side: int, device: torch.device) -> list[Tensor]:
+    """bf16 features, then weights and biases of a tail, as the networks have them."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [*(factor**2 * channels for factor in FACTORS[scale]), 3]
+    features = torch.randn(batch, channels, side, side, generator=generator).bfloat16()
+    weights = [torch.randn(size, channels, 3, 3, generator=generator) / (3 * channels**0.5) for size in sizes]
+    biases = [torch.randn(size, generator=generator) for size in sizes]
+    last = {"memory_format": torch.channels_last}
+    return [*(each.to(device, **last) for each in (features, *weights)), *(bias.to(device) for bias in biases)]
 
-    def call() -> object:
-        return torch.autograd.grad(F.conv2d(x.to(dtype), weight.to(dtype), padding=1), (x, weight), grad)
+
+def both_ways(tail: Tail, inputs: list[Tensor]) -> Callable[[], list[Tensor]]:
+    """A call that gives the picture and the gradients of all inputs, for a gradient of ones."""
+    inputs = [each.detach().clone().requires_grad_() for each in inputs]
+    half = len(inputs) // 2 + 1
+
+    def call() -> list[Tensor]:
+        picture = tail(inputs[0], inputs[1:half], inputs[half:])
+        return [picture.detach(), *torch.autograd.grad(picture, inputs, torch.ones_like(picture))]
 
     return call
+
+
+def _relative_error(result: Tensor, exact: Tensor) -> float:
+    return ((result.double() - exact).norm() / exact.norm()).item()

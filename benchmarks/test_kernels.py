@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from contest import Contest
 from recorded import clock
+from tail import both_ways, tail_inputs
 from timing import size_of
 from torch import Tensor
 
-from eco_fast.train.lamb import Lamb
 from eco_kernels import (
     Clip,
     Flat,
@@ -34,6 +34,7 @@ from eco_kernels import (
     gather_patches,
     judge_update,
     lamb_update,
+    linear_tail,
 )
 from eco_kernels.bicubic import REACH
 from eco_kernels.dispatch import runs_kernels
@@ -304,7 +305,7 @@ def test_update(contest: Contest, problem: Problem, device: torch.device, kind: 
     if kind == "adam":
         optimizer = torch.optim.Adam(network.parameters, fused=True, **settings)
     else:
-        optimizer = Lamb(network.parameters, **settings)
+        optimizer = chains.Lamb(network.parameters, **settings)
 
     def product() -> Tensor:
         network.judge()
@@ -320,3 +321,24 @@ def test_update(contest: Contest, problem: Problem, device: torch.device, kind: 
     assert_close(network.flat.average, network.flattened(network.average), 1e-6)
     written = size_of(network.flat.weights, network.flat.mean, network.flat.square, network.flat.average)
     contest(kind, size_of(network.flat.gradients) + 2 * written, device, contestants)
+
+
+@pytest.mark.benchmark(group="linear_tail", timer=clock)
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_linear_tail(contest: Contest, problem: Problem, device: torch.device, scale: int) -> None:
+    """Picture and gradients, from bf16 features of 64 channels; the layers compute in bf16 too."""
+    inputs = tail_inputs(problem.batch, 64, scale, problem.patch // scale, device)
+
+    def layers(features: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+        return chains.tail_layers(features, weights, biases, torch.bfloat16, torch.bfloat16)
+
+    contestants = {"product": both_ways(linear_tail, inputs), "eager": both_ways(layers, inputs)}
+    compiled = contest.compiled(layers, device)
+    if compiled:
+        contestants["compiled"] = both_ways(compiled["compiled"], inputs)
+    results = contestants["product"]()
+    for call in contestants.values():
+        for other, result in zip(call(), results, strict=True):
+            assert_close(other.float(), result.float(), 0.05 * float(result.abs().max()))
+    gradient_of_picture = results[0]
+    contest(f"x{scale}", size_of(*inputs, *results, gradient_of_picture), device, contestants)

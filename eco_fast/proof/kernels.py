@@ -25,6 +25,7 @@ from eco_kernels import (
     gather_patches,
     judge_update,
     lamb_update,
+    linear_tail,
     reference,
 )
 from eco_kernels.dispatch import runs_kernels
@@ -113,6 +114,7 @@ def cases() -> Iterator[Case]:
     yield from _losses()
     yield from _judgements()
     yield from _updates()
+    yield from _tails()
     yield from _training_batches()
 
 
@@ -376,6 +378,46 @@ def _verdict(device: torch.device) -> Judgement:
     state.steps.fill_(10)
     state.clip_factor.fill_(0.75)
     return state
+
+
+def _tails() -> Iterator[Case]:
+    """Picture and gradients of the networks' widths; more pixels than a program takes, and several slices of them."""
+    for channels, scale, dtype in product((32, 64, 256), SCALES, FLOATS):
+        generator = torch.Generator().manual_seed(0)
+        factors = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
+        outputs = [*(factor**2 * channels for factor in factors), 3]
+        weights = [torch.randn(out, channels, 3, 3, generator=generator) / (3 * channels**0.5) for out in outputs]
+        biases = [torch.randn(out, generator=generator) for out in outputs]
+        batch, height, width = 1 if channels == 256 else 3, 14, 13
+        features = torch.randn(batch, height, width, channels, generator=generator).to(dtype).permute(0, 3, 1, 2)
+        grad = torch.randn(batch, 3, scale * height, scale * width, generator=generator)
+
+        def check(
+            device: torch.device,
+            features: Tensor = features,
+            weights: list[Tensor] = weights,
+            biases: list[Tensor] = biases,
+            grad: Tensor = grad,
+        ) -> float:
+            def results(function: Callable[..., Tensor], convert: Callable[[Tensor], Tensor]) -> list[Tensor]:
+                inputs = [convert(each).requires_grad_() for each in (features, *weights, *biases)]
+                picture = function(inputs[0], inputs[1 : len(weights) + 1], inputs[len(weights) + 1 :])
+                gradients = torch.autograd.grad(picture, inputs, convert(grad).to(picture.dtype))
+                return [picture.detach(), *gradients]
+
+            found = results(linear_tail, lambda x: x.detach().to(device))
+            expected = results(reference.linear_tail, Tensor.double)
+            return max(map(_norm_error, found, expected))
+
+        name = f"{channels}-x{scale}-{_name(dtype)}"
+        covers = {*(f"tail-{of}-{name}" for of in ("picture", "features", "kernels")), f"tail-sum-{channels}-x{scale}"}
+        yield Case(f"tail {name}", frozenset(covers), check)
+
+
+def _norm_error(result: Tensor, expected: Tensor) -> float:
+    """Distance over what is allowed of sums whose terms cancel: 1e-5 of all, and one rounding to the result's type."""
+    allowed = 1e-5 + (0 if result.dtype == torch.float32 else torch.finfo(result.dtype).eps / 2)
+    return ((result.cpu().double() - expected).norm() / expected.norm() / allowed).item()
 
 
 def _training_batches() -> Iterator[Case]:

@@ -193,7 +193,7 @@ def _train(scale: int, patch: int, mode: str, teacher: str) -> None:
 
 @contextmanager
 def _loop(scale: int, patch: int, mode: str, teacher: str) -> Iterator[Loop]:
-    """A small student on one grey image, and two patches a batch."""
+    """A short student of a usual width on one grey image, and two patches a batch."""
     with tempfile.TemporaryDirectory() as name:
         folder, side = Path(name), scale * (patch + 8)
         (folder / "images").mkdir()
@@ -201,7 +201,7 @@ def _loop(scale: int, patch: int, mode: str, teacher: str) -> Iterator[Loop]:
         flags: dict[str, object] = {
             "mode": mode,
             "scale": scale,
-            "student.options": {"blocks": 1, "channels": 4},
+            "student.options": {"blocks": 1, "channels": 64},
             "teacher.file": "given",
             "teacher.mode": teacher,
             "data.train": [str(folder / "images")],

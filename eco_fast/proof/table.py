@@ -46,7 +46,7 @@ TABLE = (
     Check("step-baseline", 120, 40, _BOTH, "step_contest:contest", "a step of EDSR-baseline x4, batch 16", _BASELINE),
     Check("step-tiny", 80, 35, _BOTH, "step_contest:contest", "a step of edsr-tiny x2, batch 16", _TINY),
     Check("learns", 120, 40, _BOTH, "learns:learns", "vanilla and eco trained to a PSNR on Set5, beside the CPU's"),
-    Check("tail", 40, 12, _BOTH, "tail:contest", "the last convolution in three precisions"),
+    Check("tail", 40, 12, _BOTH, "tail:contest", "the end of a network in three ways"),
     Check("kernel-speed", 70, 20, _BOTH, "kernel_speed:contest", "every kernel against a copy, batch 16 and 1024"),
     Check("switches", 100, 40, _BOTH, "training:switches", "what must not change the weights"),
     Check("step-wide", 90, 35, _BOTH, "step_contest:wide", "EDSR-baseline x4, batch 128, with Adam and LAMB"),

@@ -19,6 +19,7 @@ from eco_kernels.downsample import kernel as downsample
 from eco_kernels.gather import kernel as gather
 from eco_kernels.loss import kernel as loss
 from eco_kernels.mix import kernel as mix
+from eco_kernels.tail import kernel as tail
 from eco_kernels.triton_common import OPTIONS, Specialisation
 from eco_kernels.update import kernel as update
 
@@ -35,7 +36,9 @@ DEFAULTS = {
     "judge",
     "lamb-moments",
     "lamb-ratios",
-    *(f"{optimiser}-average-{low}" for optimiser in ("adam", "lamb") for low in ("none", "bfloat16")),
+    *(f"{optimiser}-average-bfloat16-tensor" for optimiser in ("adam", "lamb")),
+    *(f"tail-{of}-64-x{scale}-bfloat16" for of in ("picture", "features", "kernels") for scale in (2, 3, 4)),
+    *(f"tail-sum-64-x{scale}" for scale in (2, 3, 4)),
 }
 """What a training step uses by default."""
 
@@ -57,11 +60,12 @@ class Report(NamedTuple):
     stores: int
     stores_128: int
     instructions_per_output: float  # thread instructions, each counted once
+    tensor_products: int  # instructions of tensor cores
 
 
 def specialisations() -> Iterator[Specialisation]:
     """Every production specialisation of every kernel."""
-    for operation in (gather, downsample, mix, loss, update):
+    for operation in (gather, downsample, mix, loss, tail, update):
         yield from operation.specialisations()
 
 
@@ -99,11 +103,12 @@ def inspect(kernel: Specialisation, arch: int) -> Report:
         spill_bytes=sum(_width(each) for each in instructions if re.match("LDL|STL", each)),
         stack_bytes=used["STACK"],
         shared_bytes=compiled.metadata.shared,
-        loads=count("LDG"),
+        loads=count(r"LDG(STS)?\b"),
         loads_128=count(r"LDG.*\.128"),
         stores=count("STG"),
         stores_128=count(r"STG.*\.128"),
         instructions_per_output=len(instructions) * 32 * kernel.num_warps / kernel.outputs,
+        tensor_products=count("HMMA|HGMMA|UTC.*MMA"),
     )
 
 

@@ -23,6 +23,7 @@ COLUMNS = (
     "launches,ratio"
 )
 OPERATIONS = ["gather_patches", "gather_mix", "bicubic_downsample", "downsample_mix", "eco_loss_with_grad"]
+OPERATIONS += ["linear_tail"]
 
 
 def _fail(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -71,6 +72,8 @@ def test_a_quick_run_prints_a_table_and_writes_rows(tmp_path: Path, capfd: pytes
     assert bytes_of["gather_patches", "24 px"] == 2 * 24 * 24 * 3 * 2  # two patches, read and written
     assert bytes_of["bicubic_downsample", "x2"] == 2 * 3 * (24 * 24 + 12 * 12)
     assert bytes_of["eco_loss_with_grad", "bfloat16"] == 2 * 3 * 24 * 24 * (2 + 1 + 1 + 2) + 4
+    features, parameters = 2 * 64 * 12 * 12, (256 + 3) * (64 * 9 + 1)
+    assert bytes_of["linear_tail", "x2"] == 2 * (features * 2 + parameters * 4 + 2 * 3 * 24 * 24 * 4)
 
 
 def test_offline_calls_the_compile_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

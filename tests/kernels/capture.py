@@ -20,6 +20,7 @@ from eco_kernels.gather import Places
 from eco_kernels.gather.kernel import gather_mix, gather_patches
 from eco_kernels.loss.kernel import eco_loss_with_grad
 from eco_kernels.mix.kernel import downsample_mix
+from eco_kernels.tail.kernel import convolve, convolve_backward
 
 
 class StubDriver:
@@ -76,12 +77,15 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
     store, zero = torch.zeros(3072, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
     places = Places(zero[:1], zero[:1] + 32, zero, zero, zero, zero, 16, 3)
     cut = (zero, zero, 4, zero)
+    features, kernels = torch.zeros(2, 16, 8, 8, dtype=torch.bfloat16), torch.zeros(3, 3, 12, 5, 5, 16)
     return {
         "gather_patches": (gather_patches, (store, places)),
         "gather_mix": (gather_mix, (store, store, places, alpha, torch.float32)),
         "bicubic_downsample": (bicubic_downsample, (sr, 2, "matlab", "symmetric")),
         "downsample_mix": (downsample_mix, (hr, lr, alpha, 2, *cut, "matlab", "symmetric", torch.float32)),
         "eco_loss_with_grad": (eco_loss_with_grad, (sr, hr, hr, alpha, "l1", torch.tensor(255.0), None)),
+        "linear_tail": (convolve, (features, kernels, kernels[..., 0, 0, 0], 2)),
+        "linear_tail_backward": (convolve_backward, (sr.float(), features, kernels, 2)),
     }
 
 

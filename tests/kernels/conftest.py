@@ -100,3 +100,22 @@ def bf16_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(data, source, target, rounding)
 
     monkeypatch.setattr(interpreter, "_convert_float", convert)
+
+
+@pytest.fixture(autouse=INTERPRETED)
+def bf16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter multiplies matrices of bf16 as if their bits were whole numbers: give it fp32."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    original: Callable = interpreter.InterpreterBuilder.create_dot
+
+    def widened(x: Any) -> Any:
+        if x.dtype.scalar != tl.bfloat16:
+            return x
+        return interpreter.TensorHandle((x.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def create_dot(self: object, a: Any, b: Any, *others: object) -> Any:
+        return original(self, widened(a), widened(b), *others)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)

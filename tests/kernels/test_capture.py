@@ -27,6 +27,8 @@ def test_each_call_is_one_graph_that_writes_its_outputs_only() -> None:
         "bicubic_downsample": [["scratch"], ["out"]],
         "downsample_mix": [["scratch"], ["out"]],
         "eco_loss_with_grad": [["grad", "partials"]],
+        "linear_tail": [["picture"]],
+        "linear_tail_backward": [["of_features"], ["bias_partials", "partials"], ["of_biases", "of_kernels"]],
     }
 
 

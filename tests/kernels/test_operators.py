@@ -18,6 +18,10 @@ def bytes_(*shape: int) -> Tensor:
     return torch.randint(0, 256, shape, generator=GENERATOR, dtype=torch.uint8)
 
 
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=GENERATOR)
+
+
 def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -27,6 +31,7 @@ PLACES = (torch.tensor([0]), torch.tensor([31]), *(torch.tensor(at) for at in ([
 ALPHA = torch.tensor(0.3)
 CENTROID, LR = channels_last(bytes_(2, 3, 20, 24)), channels_last(bytes_(2, 3, 10, 12))
 CORNER = torch.tensor([1, 3])
+FEATURES = channels_last(random(2, 5, 4, 6))
 SR, HR = channels_last(torch.rand((2, 3, 8, 10), generator=GENERATOR)), bytes_(2, 3, 8, 10)
 
 CALLS: dict[str, list[tuple[tuple, dict[str, Any]]]] = {
@@ -46,6 +51,17 @@ CALLS: dict[str, list[tuple[tuple, dict[str, Any]]]] = {
         (
             (CENTROID.contiguous(), LR, ALPHA.expand(2), 2, CORNER, CORNER, 6, CORNER),
             {"rounding": "none", "border": "replicate", "dtype": torch.bfloat16},
+        ),
+    ],
+    "linear_tail": [
+        ((FEATURES, [random(20, 5, 3, 3), random(3, 5, 3, 3)], [random(20), random(3)]), {}),
+        (
+            (
+                FEATURES.bfloat16(),
+                [random(20, 5, 3, 3), random(8, 5, 3, 3), random(3, 2, 3, 3)],
+                [random(20), random(8), random(3)],
+            ),
+            {},
         ),
     ],
     "eco_loss_with_grad": [

@@ -131,4 +131,4 @@ def test_everything_that_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.Monkey
     assert set(status) == {check.name for check in checks if "cpu" in check.devices}
     assert {check for check, state in status.items() if state != "passed"} <= {"learns"}
     with (tmp_path / "proof" / "compile_report.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 108  # eighteen kernels, six architectures
+        assert len(list(csv.DictReader(file))) == 168  # twenty-eight kernels, six architectures

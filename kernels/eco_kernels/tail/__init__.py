@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from eco_kernels.checks import FLOATS, check_device, check_shape, check_tensor
+from eco_kernels.dispatch import implementation
 
 TAPS = 5
 """Side of the kernels on the grid of the features."""
@@ -37,7 +38,8 @@ def linear_tail(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Te
         biases: float32 `(C_out,)` each.
 
     Returns:
-        float32 `(B, 3, scale h, scale w)`, channels_last; the scale is the product of the factors. Arithmetic is fp32.
+        float32 `(B, 3, scale h, scale w)`, channels_last; the scale is the product of the factors. Arithmetic
+        is fp32, on tensor cores in parts that make up for it to 1e-5.
 
     Raises:
         TypeError: a dtype differs from the above.
@@ -64,11 +66,12 @@ def factor_of(weight: Tensor, following: Tensor) -> int:
 @torch.library.custom_op("eco_kernels::linear_tail", mutates_args=())
 def _operator(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The picture, and the kernels for the backward pass."""
-    from eco_kernels.tail import chain, cpu
+    from eco_kernels.tail import chain
 
     kernels, composed = chain.compose(weights, biases)
     kernels = kernels.contiguous()
-    return cpu.convolve(features, kernels, composed, scale_of(weights)), kernels
+    convolve = implementation(__name__, features.device).convolve
+    return convolve(features, kernels, composed, scale_of(weights)), kernels
 
 
 @torch.library.custom_op("eco_kernels::linear_tail_backward", mutates_args=())
@@ -76,9 +79,10 @@ def _gradients(
     grad: Tensor, features: Tensor, kernels: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 ) -> list[Tensor]:
     """Of the features, the weights, the biases."""
-    from eco_kernels.tail import chain, cpu
+    from eco_kernels.tail import chain
 
-    of_features, of_kernels, of_biases = cpu.convolve_backward(grad, features, kernels, scale_of(weights))
+    convolve_backward = implementation(__name__, features.device).convolve_backward
+    of_features, of_kernels, of_biases = convolve_backward(grad, features, kernels, scale_of(weights))
     of_weights = chain.compose_backward(of_kernels, of_biases, weights, biases)
     return [of_features, *(made.contiguous(memory_format=_FORMATS[made.ndim]) for made in of_weights)]
 

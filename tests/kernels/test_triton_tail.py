@@ -1,0 +1,90 @@
+"""The kernels of the tail against the float64 truth and the plain form, in Triton's interpreter."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from eco_kernels import linear_tail, reference
+from eco_kernels.dispatch import runs_kernels
+from eco_kernels.tail import cpu, kernel
+
+FACTORS = {2: (2,), 3: (3,), 4: (2, 2)}
+
+
+def problem(channels: int, scale: int, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+    """Features, weights, biases; `shape` is batch, height, width."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(factor**2 * channels, channels) for factor in FACTORS[scale]] + [(3, channels)]
+    weights = [torch.randn(*size, 3, 3, generator=generator) / (3 * channels**0.5) for size in sizes]
+    biases = [torch.randn(outputs, generator=generator) for outputs, _ in sizes]
+    features = torch.randn(shape[0], channels, *shape[1:], generator=generator).to(dtype)
+    return [features.contiguous(memory_format=torch.channels_last), *weights, *biases]
+
+
+def relative_error(result: Tensor, expected: Tensor) -> float:
+    return ((result.detach().double() - expected).norm() / expected.norm()).item()
+
+
+def test_the_kernels_are_what_is_tested() -> None:
+    assert runs_kernels(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("channels", "scale", "shape", "dtype"),
+    [
+        (5, 2, (2, 3, 3), torch.float32),
+        (16, 3, (1, 4, 9), torch.bfloat16),
+        (5, 4, (1, 7, 3), torch.float16),
+        (40, 2, (1, 3, 6), torch.bfloat16),
+        pytest.param(16, 4, (1, 8, 7), torch.bfloat16, marks=pytest.mark.full),
+        pytest.param(40, 3, (2, 5, 4), torch.float32, marks=pytest.mark.full),
+        pytest.param(16, 2, (2, 6, 3), torch.float16, marks=pytest.mark.full),
+    ],
+)
+def test_picture_and_gradients(channels, scale, shape, dtype, fences) -> None:
+    """Sides so small that the kernels of both edges meet, and others."""
+    features, *others = problem(channels, scale, shape, dtype)
+    inputs = [tensor.requires_grad_() for tensor in (fences.copy(features), *others)]
+    weights, biases = inputs[1 : 1 + len(others) // 2], inputs[1 + len(others) // 2 :]
+    picture, expected = linear_tail(inputs[0], weights, biases), reference.linear_tail(inputs[0], weights, biases)
+    assert picture.dtype == torch.float32 and picture.is_contiguous(memory_format=torch.channels_last)
+    assert relative_error(picture, expected) < 1e-5
+    torch.testing.assert_close(picture.double(), expected, rtol=1e-5, atol=3e-5)
+    grad = torch.randn(picture.shape, generator=torch.Generator().manual_seed(1))
+    found = torch.autograd.grad(picture, inputs, grad)
+    truth = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    wanted = torch.autograd.grad(
+        reference.linear_tail(truth[0], truth[1 : len(weights) + 1], truth[len(weights) + 1 :]), truth, grad.double()
+    )
+    for ours, exact, tensor in zip(found, wanted, inputs, strict=True):
+        assert ours.dtype == tensor.dtype
+        # A gradient of the features is rounded to their type; that of the others has its error from the sums.
+        rounding = torch.finfo(tensor.dtype).eps / 2
+        assert relative_error(ours, exact) < max(1e-5, rounding)
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5 + rounding, atol=3e-5 * float(exact.abs().max()))
+
+
+def test_more_pixels_than_a_tile_and_a_slice(fences) -> None:
+    """Kernels that are products of nothing, in the same order in every run."""
+    generator = torch.Generator().manual_seed(0)
+    batch, channels, height, width, scale = 1, 5, 18, 15, 2
+    features = torch.randn(batch, channels, height, width, generator=generator).bfloat16()
+    kernels = 1e-4 * torch.randn(3, 3, 3 * scale**2, 5, 5, channels, generator=generator)
+    biases = 1e-4 * torch.randn(3, 3, 3 * scale**2, generator=generator)
+    grad = torch.randn(batch, 3, height * scale, width * scale, generator=generator)
+
+    def results(of: object) -> list[Tensor]:
+        return [of.convolve(features, kernels, biases, scale), *of.convolve_backward(grad, features, kernels, scale)]  # type: ignore[attr-defined]
+
+    found = results(kernel)
+    for ours, plain in zip(found, results(cpu), strict=True):
+        assert (ours.dtype, ours.shape) == (plain.dtype, plain.shape)
+        assert ours.ndim != 4 or ours.is_contiguous(memory_format=torch.channels_last)
+        assert relative_error(ours, plain.double()) < (1e-3 if ours.dtype == torch.bfloat16 else 1e-5)
+    assert all(torch.equal(once, again) for once, again in zip(found, results(kernel), strict=True))
+
+
+def test_what_32_bits_do_not_count_is_refused() -> None:
+    features = torch.zeros(()).expand(1, 1, 2**16, 2**15)
+    with pytest.raises(ValueError, match=r"\(1, 1, 65536, 32768\) are too large"):
+        kernel.convolve(features, torch.zeros(3, 3, 12, 5, 5, 1), torch.zeros(3, 3, 12), 2)
