@@ -1,5 +1,9 @@
-"""The tail in plain PyTorch: a convolution of the whole, and small ones that add what edges and corners differ by."""
+"""The tail in plain PyTorch: a convolution of the whole, and products of matrices that add what edges differ by.
 
+Images are `(B, h, w, channels)` here, and `(B, w, h, channels)` where the lines at the left and right are meant.
+"""
+
+from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
@@ -10,31 +14,37 @@ from torch import Tensor
 from eco_kernels.tail import TAPS
 
 _REACH = TAPS // 2
+_CORNERS = tuple(product((1, 2), repeat=2))
 
 
-class _Piece(NamedTuple):
-    """An edge or a corner, or the whole."""
+class Edge(NamedTuple):
+    """What kernels at an edge meet: so many lines of the image. The taps for more of them are zero for any weights.
 
-    place: tuple[int, int]
-    """Its kernel's place among the nine."""
-    pixels: tuple[slice, slice]
-    """Rows and columns where its kernel applies."""
-    reads: tuple[slice, slice]
-    """Rows and columns that the kernel meets there."""
-    taps: tuple[slice, slice]
-    """The part of the kernel that does not lie in the zeros around the features."""
-    padding: tuple[int, int]
+    A convolution before a shuffle sees less of what lies outside than the one behind it: per shuffle it is one line.
+    """
 
+    depth: int
 
-_PIXELS = (slice(None), slice(0, 1), slice(-1, None))
-_READS = (slice(None), slice(0, _REACH + 1), slice(-_REACH - 1, None))
-_TAPS = (slice(None), slice(_REACH, None), slice(0, _REACH + 1))
-_PADDING = (_REACH, 0, 0)
+    @classmethod
+    def of(cls, scale: int) -> "Edge":
+        """For a picture of that scale; by the most shuffles that it can have."""
+        shuffles, factor = 0, 2
+        while scale > 1:
+            if scale % factor == 0:
+                shuffles, scale = shuffles + 1, scale // factor
+            else:
+                factor += 1
+        return cls(min(max(shuffles, 1), _REACH + 1))
 
-_WHOLE, *_EDGES = [
-    _Piece((y, x), *((part[y], part[x]) for part in (_PIXELS, _READS, _TAPS, _PADDING)))  # type: ignore[arg-type]
-    for y, x in product(range(3), repeat=2)
-]
+    @property
+    def at(self) -> tuple[slice, slice, slice]:
+        """What is met of an image: everywhere, at the first place, at the last."""
+        return slice(None), slice(0, self.depth), slice(-self.depth, None)
+
+    @property
+    def taps(self) -> tuple[slice, slice, slice]:
+        """The part of the kernels that meets it."""
+        return slice(None), slice(_REACH, _REACH + self.depth), slice(_REACH + 1 - self.depth, _REACH + 1)
 
 
 def convolve(features: Tensor, kernels: Tensor, biases: Tensor, scale: int) -> Tensor:
@@ -52,56 +62,117 @@ def convolve(features: Tensor, kernels: Tensor, biases: Tensor, scale: int) -> T
     Returns:
         fp32 `(B, 3, scale h, scale w)` channels_last.
     """
-    x = _dense(features.float())
-    channels = F.conv2d(x, _weight(kernels, _WHOLE), biases[0, 0], padding=_WHOLE.padding)
-    for piece in _EDGES:
-        added = F.conv2d(x[_at(piece.reads)], _weight(kernels, piece), biases[piece.place], padding=piece.padding)
-        channels[_at(piece.pixels)] += added
-    batch, _, height, width = x.shape
-    squares = channels.permute(0, 2, 3, 1).reshape(batch, height, width, scale, scale, 3)
-    picture = squares.transpose(2, 3).contiguous()
+    x, edge = _dense(features), Edge.of(scale)
+    values = F.conv2d(x.permute(0, 3, 1, 2), _whole(kernels), biases[0, 0], padding=_REACH).permute(0, 2, 3, 1)
+    for turned, places in _sides():
+        seen, weight = _lines(_turned(x, turned), edge), _line_kernels(kernels, turned, edge)
+        added = torch.baddbmm(torch.stack([biases[at] for at in places]).unsqueeze(1), seen, weight)
+        target = _turned(values, turned)
+        for line, of_line in zip((0, -1), added, strict=True):
+            target[:, line] += of_line.view(target[:, line].shape)
+    corners = torch.bmm(_squares(x, edge), _corner_kernels(kernels, edge))
+    for (y, x_), of_corner in zip(_CORNERS, corners, strict=True):
+        values[:, 1 - y, 1 - x_] += of_corner + biases[y, x_]
+    batch, height, width, _ = values.shape
+    picture = values.reshape(batch, height, width, scale, scale, 3).transpose(2, 3).contiguous()
     return picture.view(batch, height * scale, width * scale, 3).permute(0, 3, 1, 2)
 
 
 def convolve_backward(grad: Tensor, features: Tensor, kernels: Tensor, scale: int) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients with respect to features, kernels and biases; `grad` is that of the picture."""
-    batch, _, height, width = features.shape
+    x, edge = _dense(features), Edge.of(scale)
+    batch, height, width, _ = x.shape
     squares = grad.permute(0, 2, 3, 1).reshape(batch, height, scale, width, scale, 3)
-    channels = squares.transpose(2, 3).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
-    x = _dense(features.float())
+    of_values = squares.transpose(2, 3).reshape(batch, height, width, -1)
     of_kernels, of_biases = torch.zeros_like(kernels), kernels.new_empty(kernels.shape[:3])
-    of_features = torch.empty(0)
-    for piece in (_WHOLE, *_EDGES):
-        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            channels[_at(piece.pixels)],
-            x[_at(piece.reads)],
-            _weight(kernels, piece),
-            [channels.shape[1]],
-            stride=[1, 1],
-            padding=piece.padding,
-            dilation=[1, 1],
-            transposed=False,
-            output_padding=[0, 0],
-            groups=1,
-            output_mask=[True, True, True],
-        )
-        if piece is _WHOLE:
-            of_features = of_x
-        else:
-            of_features[_at(piece.reads)] += of_x
-        of_kernels[piece.place][:, *piece.taps] = of_weight.permute(0, 2, 3, 1)
-        of_biases[piece.place] = of_bias
-    return _dense(of_features).to(features.dtype), of_kernels, of_biases
+    # The whole.
+    found, of_weight, of_biases[0, 0] = torch.ops.aten.convolution_backward(
+        of_values.permute(0, 3, 1, 2),
+        x.permute(0, 3, 1, 2),
+        _whole(kernels),
+        [of_values.shape[-1]],
+        stride=[1, 1],
+        padding=[_REACH, _REACH],
+        dilation=[1, 1],
+        transposed=False,
+        output_padding=[0, 0],
+        groups=1,
+        output_mask=[True, True, True],
+    )
+    of_kernels[0, 0] = of_weight.permute(0, 2, 3, 1)
+    of_x = found.permute(0, 2, 3, 1)
+    # First and last row, first and last column.
+    for turned, places in _sides():
+        lines = _turned(of_values, turned)[:, [0, -1]].transpose(0, 1).flatten(1, 2)
+        of_lines = lines.transpose(1, 2) @ _lines(_turned(x, turned), edge)
+        for at, of_line, of_bias in zip(places, of_lines, lines.sum(1), strict=True):
+            of_taps = of_line.unflatten(1, (edge.depth, TAPS, -1))
+            of_kernels[at][:, edge.taps[at[0]], edge.taps[at[1]]] = of_taps.transpose(1, 2) if turned else of_taps
+            of_biases[at] = of_bias
+        _add_lines(_turned(of_x, turned), lines @ _line_kernels(kernels, turned, edge).transpose(1, 2), edge)
+    # Corners.
+    ends = torch.stack([of_values[:, 1 - y, 1 - x_] for y, x_ in _CORNERS])
+    of_corners = ends.transpose(1, 2) @ _squares(x, edge)
+    of_squares = ends @ _corner_kernels(kernels, edge).transpose(1, 2)
+    for (y, x_), of_corner, of_bias, of_square in zip(_CORNERS, of_corners, ends.sum(1), of_squares, strict=True):
+        of_kernels[y, x_][:, edge.taps[y], edge.taps[x_]] = of_corner.unflatten(1, (edge.depth, edge.depth, -1))
+        of_biases[y, x_] = of_bias
+        of_x[:, edge.at[y], edge.at[x_]] += of_square.view(batch, edge.depth, edge.depth, -1)
+    of_features = of_x.contiguous().permute(0, 3, 1, 2)
+    return of_features.to(features.dtype), of_kernels, of_biases
 
 
-def _weight(kernels: Tensor, piece: _Piece) -> Tensor:
-    """A kernel as `conv2d` takes it, channels_last."""
-    return kernels[piece.place][:, *piece.taps].permute(0, 3, 1, 2)
+def _dense(features: Tensor) -> Tensor:
+    return features.float().permute(0, 2, 3, 1).contiguous()
 
 
-def _at(rows_and_columns: tuple[slice, slice]) -> tuple[slice, ...]:
-    return (slice(None), slice(None), *rows_and_columns)
+def _whole(kernels: Tensor) -> Tensor:
+    """The kernel of every pixel as `conv2d` takes it, channels_last."""
+    return kernels[0, 0].permute(0, 3, 1, 2)
 
 
-def _dense(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+def _sides() -> Iterator[tuple[bool, tuple[tuple[int, int], tuple[int, int]]]]:
+    """Whether an image is to be turned, so that its edges are rows; and the places of the kernels of the two."""
+    yield False, ((1, 0), (2, 0))
+    yield True, ((0, 1), (0, 2))
+
+
+def _turned(image: Tensor, turned: bool) -> Tensor:
+    return image.transpose(1, 2) if turned else image
+
+
+def _lines(image: Tensor, edge: Edge) -> Tensor:
+    """What each pixel of the first and of the last line sees: `(2, B w, depth x 5 x C)`."""
+    lines = F.pad(torch.stack((image[:, edge.at[1]], image[:, edge.at[2]])), (0, 0, _REACH, _REACH))
+    return lines.unfold(3, TAPS, 1).permute(0, 1, 3, 2, 5, 4).flatten(3).flatten(1, 2)
+
+
+def _line_kernels(kernels: Tensor, turned: bool, edge: Edge) -> Tensor:
+    """The kernels of both, `(2, depth x 5 x C, N)`."""
+    if turned:
+        parts = [kernels[0, place][:, :, edge.taps[place]].transpose(1, 2) for place in (1, 2)]
+    else:
+        parts = [kernels[place, 0][:, edge.taps[place]] for place in (1, 2)]
+    return torch.stack(parts).flatten(2).transpose(1, 2)
+
+
+def _add_lines(of_image: Tensor, of_lines: Tensor, edge: Edge) -> None:
+    """Add what the pixels of both lines give back, `(2, B w, depth x 5 x C)`, to the gradient of an image."""
+    batch, _, width, channels = of_image.shape
+    of_lines = of_lines.view(2, batch, width, edge.depth, TAPS, channels)
+    wide = of_lines.new_zeros(2, batch, edge.depth, width + 2 * _REACH, channels)
+    for tap in range(TAPS):
+        wide[:, :, :, tap : tap + width] += of_lines[:, :, :, :, tap].transpose(2, 3)
+    for place, lines in zip((1, 2), wide[:, :, :, _REACH:-_REACH], strict=True):
+        of_image[:, edge.at[place]] += lines
+
+
+def _squares(image: Tensor, edge: Edge) -> Tensor:
+    """What the four corners see: `(4, B, depth^2 C)`."""
+    return torch.stack([image[:, edge.at[y], edge.at[x]].flatten(1) for y, x in _CORNERS])
+
+
+def _corner_kernels(kernels: Tensor, edge: Edge) -> Tensor:
+    """The kernels of the corners, `(4, depth^2 C, N)`."""
+    parts = [kernels[y, x][:, edge.taps[y], edge.taps[x]].flatten(1) for y, x in _CORNERS]
+    return torch.stack(parts).transpose(1, 2)
