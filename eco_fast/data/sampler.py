@@ -24,7 +24,8 @@ _LOW_32 = np.uint64(0xFFFFFFFF)
 
 _AREA = 480 * 480  # HR pixels that earn an image one patch per epoch: the sub-images of the official recipe
 BLOCK = 512
-"""Steps whose plans are made at a time: one takes 64 us by itself and a third of one in a block."""
+"""Most steps whose plans are made at a time: one takes 64 us by itself, and 3 in a block."""
+_PATCHES = 65536  # of a block, at most
 _KEPT = 3  # blocks: sources read ahead
 
 _ORDER, _CORNER, _REST = 1, 2, 3  # purposes: each has its own stream of numbers
@@ -112,6 +113,7 @@ class Sampler:
         self._context = context
         share = batch // world_size
         self._mine = np.arange(rank * share, (rank + 1) * share, dtype=np.int64)
+        self.block = max(1, min(BLOCK, _PATCHES // share))  # steps
 
         repeats = np.maximum(1, np.rint(self._heights * self._widths * scale**2 / _AREA)).astype(np.int64)
         self._entries = np.repeat(np.arange(len(repeats)), repeats)  # image of every entry
@@ -128,7 +130,7 @@ class Sampler:
 
     def plan(self, step: int) -> Plan:
         """The patches of this rank at a step; the same for every call."""
-        number, row = divmod(step, BLOCK)
+        number, row = divmod(step, self.block)
         return Plan.of(self._block(number)[row])
 
     def on(self, device: torch.device | str) -> PlanOf:
@@ -140,14 +142,14 @@ class Sampler:
             return made if torch.device(device).type == "cpu" else made.pin_memory().to(device, non_blocking=True)
 
         def plan(step: int) -> Plan:
-            number, row = divmod(step, BLOCK)
+            number, row = divmod(step, self.block)
             return Plan.of(block(number)[row])
 
         return plan
 
     def _make_block(self, number: int) -> Tensor:
-        """The plans of `BLOCK` steps, int64 `(BLOCK, rows, B)`; `uniform` by its bits."""
-        steps = np.arange(number * BLOCK, (number + 1) * BLOCK, dtype=np.int64)
+        """The plans of `block` steps, int64 `(block, rows, B)`; `uniform` by its bits."""
+        steps = np.arange(number * self.block, (number + 1) * self.block, dtype=np.int64)
         position = (steps[:, None] * self._batch + self._mine).reshape(-1)
         index = self._images(position)
         counter = position.astype(np.uint64)
@@ -166,7 +168,7 @@ class Sampler:
         inner = (inner_top, inner_left)
         corners = (top - inner_top, left - inner_left, *(corner * self._scale for corner in (top, left, *inner)))
         rows = np.stack((index, top, left, orientation, uniform, *inner, *corners))
-        return torch.from_numpy(rows.reshape(len(rows), BLOCK, -1).transpose(1, 0, 2).copy())
+        return torch.from_numpy(rows.reshape(len(rows), self.block, -1).transpose(1, 0, 2).copy())
 
     def _images(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         epoch, place = np.divmod(position, self.epoch_length)
@@ -176,9 +178,11 @@ class Sampler:
             start = self._group_starts[group]
             slot = start + (place - start * self._copies) % (self._group_starts[group + 1] - start)
         index = np.empty_like(position)
-        for e in range(int(epoch[0]), int(epoch[-1]) + 1):
-            now = epoch == e
-            index[now] = self._order(e)[slot[now]]
+        # Positions rise, so those of an epoch lie side by side.
+        epochs = np.arange(epoch[0], epoch[-1] + 2)
+        borders = np.searchsorted(epoch, epochs)
+        for e, first, end in zip(epochs[:-1].tolist(), borders[:-1], borders[1:], strict=True):
+            index[first:end] = self._order(e)[slot[first:end]]
         return index
 
     def _order(self, epoch: int) -> NDArray[np.int64]:

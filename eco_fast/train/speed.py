@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from eco_kernels import tail
+
 PARTS = ("data", "teacher", "student", "optimiser")
 
 _PEAK_TFLOPS = {  # dense tensor-core peaks of NVIDIA's data sheets, fp32 accumulation: (bf16 and fp16, tf32)
@@ -76,9 +78,14 @@ def training_flops(network: nn.Module, patch: int) -> int:
     gpus = [device] if device.type == "cuda" else []
     cudnn = torch.backends.cudnn  # no search for the best algorithm: this shape does not come again
     unsearched = cudnn.flags(cudnn.enabled, False, cudnn.benchmark_limit, cudnn.deterministic, cudnn.allow_tf32)
-    with torch.no_grad(), torch.random.fork_rng(gpus), unsearched, FlopCounterMode(display=False) as counter:
+    counts = FlopCounterMode(display=False, custom_mapping={torch.ops.eco_kernels.linear_tail: _tail_flops})
+    with torch.no_grad(), torch.random.fork_rng(gpus), unsearched, counts as counter:
         network(torch.zeros((1, 3, patch, patch), device=device))
     return _FORWARD_AND_BACKWARD * counter.get_total_flops()
+
+
+def _tail_flops(features: torch.Size, weights: list[torch.Size], *args: Any, **kwargs: Any) -> int:
+    return tail.flops(features, weights)
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:

@@ -23,7 +23,7 @@ COLUMNS = (
     "launches,ratio"
 )
 OPERATIONS = ["gather_patches", "gather_mix", "bicubic_downsample", "downsample_mix", "eco_loss_with_grad"]
-OPERATIONS += ["linear_tail"]
+OPERATIONS += ["update", "linear_tail"]
 
 
 def _fail(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

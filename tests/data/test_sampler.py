@@ -105,6 +105,7 @@ def test_windows_slide_into_the_image_and_end_at_true_borders() -> None:
 def test_blocks_meet_without_a_seam(context: int) -> None:
     """The step before and after a border between blocks, first asked for in either order, and on a device."""
     sampler = _sampler(context=context)
+    assert sampler.block == BLOCK and Sampler(HEIGHTS, WIDTHS, 2, 24, 1024, seed=1).block == 64
     border = 3 * BLOCK
     after, before = sampler.plan(border), sampler.plan(border - 1)
     again = _sampler(context=context)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from eco_kernels.checks import FLOATS, check_device, check_shape, check_tensor
 from eco_kernels.dispatch import implementation
@@ -125,9 +124,12 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, list[Tensor], 
 _operator.register_autograd(_backward, setup_context=_keep)
 
 
-@register_flop_formula(torch.ops.eco_kernels.linear_tail)
-def _flops(features: Sequence[int], weights: Sequence[Sequence[int]], biases: Any, **_: Any) -> int:
-    """Of the one convolution, from shapes; a product and a sum count as two. Making its kernels is left out."""
+def flops(features: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **__: Any) -> int:
+    """FLOPs of the one convolution, a product and a sum counted as two; its kernels' are left out.
+
+    Args:
+        features, weights: Shapes of the arguments of `linear_tail`.
+    """
     batch, channels, height, width = features
     scale = 1
     for weight, following in pairwise(weights):
