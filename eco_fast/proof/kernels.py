@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from eco_fast.models.layers import FACTORS
 from eco_fast.proof.outcome import Evidence, NotRun
 from eco_fast.proof.stage import Stage
 from eco_kernels import (
@@ -384,8 +385,7 @@ def _tails() -> Iterator[Case]:
     """Picture and gradients of the networks' widths; more pixels than a program takes, and several slices of them."""
     for channels, scale, dtype in product((32, 64, 256), SCALES, FLOATS):
         generator = torch.Generator().manual_seed(0)
-        factors = {2: (2,), 3: (3,), 4: (2, 2)}[scale]
-        outputs = [*(factor**2 * channels for factor in factors), 3]
+        outputs = [*(factor**2 * channels for factor in FACTORS[scale]), 3]
         weights = [torch.randn(out, channels, 3, 3, generator=generator) / (3 * channels**0.5) for out in outputs]
         biases = [torch.randn(out, generator=generator) for out in outputs]
         batch, height, width = 1 if channels == 256 else 3, 14, 13

@@ -81,9 +81,8 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display, wor
         teacher = _load_teacher(config, teacher, student)
         facts = _network_facts(config, teacher) if several else {}
     refuse_differences(facts, world, "give all machines the same weights")
-    world.copy(
-        student.state_dict(keep_vars=True).values()
-    )  # numbers drawn from a seed may differ in the last bit between kinds of CPU
+    # Numbers drawn from a seed may differ in the last bit between kinds of CPU.
+    world.copy(student.state_dict(keep_vars=True).values())
     online = config.teacher.mode == "online" or (config.teacher.mode == "auto" and data.source == "files")
     # Images as they are named.
     valid_notes = Notes()

@@ -14,7 +14,7 @@ from eco_kernels import Judgement, judge_update
 
 
 class Learner:
-    """Called, it is the network's forward pass; `collect` and `apply` do the update once gradients are there.
+    """Called, it is the network's forward pass; `backward` collects gradients, `apply` does the update with them.
 
     What is done with the network in between, and with others beside it, is a method's own: see `update.py`.
     """

@@ -35,7 +35,6 @@ class Noted(NamedTuple):
     values: Tensor  # on the host once `event` has passed
     event: Any
     speed: dict[str, Any]
-    step_ms: float
 
 
 class Log:
@@ -81,18 +80,17 @@ class Log:
         event = self._streams.Event()
         event.record(self._streams.current_stream())
         self.times.measure(False)
-        rate = self.clock.lap(done)
-        self._noted = Noted(record, values, event, self._speed(rate), 1000 / rate)
+        self._noted = Noted(record, values, event, self._speed(self.clock.lap(done)))
 
     def read(self, *, wait: bool) -> Reading | None:
         """Write the line that was noted if its numbers are there, with `wait` once they are; None if there is none."""
         if self._noted is None or not (wait or self._noted.event.query()):
             return None
-        record, values, event, speed, step_ms = self._noted
+        record, values, event, speed = self._noted
         self._noted = None
         event.synchronize()
         total, accepted, norm, skipped, in_a_row, spread = values.tolist()
-        parts = self.times.read()
+        parts, step_ms = self.times.read(), speed["step_ms"]
         parts["other"] = max(0.0, step_ms - sum(parts.values()))  # parts that overlap leave nothing
         speed = {**speed, "budget": {name: round(ms / step_ms, 4) for name, ms in parts.items()}}
         loss = total / accepted if accepted else None

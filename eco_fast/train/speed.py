@@ -78,14 +78,10 @@ def training_flops(network: nn.Module, patch: int) -> int:
     gpus = [device] if device.type == "cuda" else []
     cudnn = torch.backends.cudnn  # no search for the best algorithm: this shape does not come again
     unsearched = cudnn.flags(cudnn.enabled, False, cudnn.benchmark_limit, cudnn.deterministic, cudnn.allow_tf32)
-    counts = FlopCounterMode(display=False, custom_mapping={torch.ops.eco_kernels.linear_tail: _tail_flops})
+    counts = FlopCounterMode(display=False, custom_mapping={torch.ops.eco_kernels.linear_tail: tail.flops})
     with torch.no_grad(), torch.random.fork_rng(gpus), unsearched, counts as counter:
         network(torch.zeros((1, 3, patch, patch), device=device))
     return _FORWARD_AND_BACKWARD * counter.get_total_flops()
-
-
-def _tail_flops(features: torch.Size, weights: list[torch.Size], *args: Any, **kwargs: Any) -> int:
-    return tail.flops(features, weights)
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:

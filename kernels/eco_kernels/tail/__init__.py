@@ -49,17 +49,17 @@ def linear_tail(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Te
     return picture
 
 
-def scale_of(weights: Sequence[Tensor]) -> int:
-    """Pixels of the picture per feature and side."""
+def scale_of(shapes: Sequence[Sequence[int]]) -> int:
+    """Pixels of the picture per feature and side, from the shapes of the weights."""
     scale = 1
-    for weight, following in pairwise(weights):
-        scale *= factor_of(weight, following)
+    for shape, following in pairwise(shapes):
+        scale *= factor_of(shape, following)
     return scale
 
 
-def factor_of(weight: Tensor, following: Tensor) -> int:
-    """The factor of the shuffle between two convolutions."""
-    return isqrt(weight.shape[0] // following.shape[1])
+def factor_of(shape: Sequence[int], following: Sequence[int]) -> int:
+    """The factor of the shuffle between two convolutions, from the shapes of their weights."""
+    return isqrt(shape[0] // following[1])
 
 
 @torch.library.custom_op("eco_kernels::linear_tail", mutates_args=())
@@ -70,7 +70,8 @@ def _operator(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tens
     kernels, composed = chain.compose(weights, biases)
     kernels = kernels.contiguous()
     convolve = implementation(__name__, features.device).convolve
-    return convolve(features, kernels, composed, scale_of(weights)), kernels
+    scale = scale_of([weight.shape for weight in weights])
+    return convolve(features, kernels, composed, scale), kernels
 
 
 @torch.library.custom_op("eco_kernels::linear_tail_backward", mutates_args=())
@@ -81,7 +82,8 @@ def _gradients(
     from eco_kernels.tail import chain
 
     convolve_backward = implementation(__name__, features.device).convolve_backward
-    of_features, of_kernels, of_biases = convolve_backward(grad, features, kernels, scale_of(weights))
+    scale = scale_of([weight.shape for weight in weights])
+    of_features, of_kernels, of_biases = convolve_backward(grad, features, kernels, scale)
     of_weights = chain.compose_backward(of_kernels, of_biases, weights, biases)
     return [of_features, *(made.contiguous(memory_format=_FORMATS[made.ndim]) for made in of_weights)]
 
@@ -92,7 +94,7 @@ _FORMATS = {4: torch.channels_last, 1: torch.contiguous_format}
 @_operator.register_fake
 def _empty(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     batch, channels, height, width = features.shape
-    scale = scale_of(weights)
+    scale = scale_of([weight.shape for weight in weights])
     picture = features.new_empty((batch, height * scale, width * scale, 3), dtype=torch.float32)
     return picture.permute(0, 3, 1, 2), weights[0].new_empty((3, 3, 3 * scale**2, TAPS, TAPS, channels))
 
@@ -131,10 +133,7 @@ def flops(features: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **
         features, weights: Shapes of the arguments of `linear_tail`.
     """
     batch, channels, height, width = features
-    scale = 1
-    for weight, following in pairwise(weights):
-        scale *= isqrt(weight[0] // following[1])
-    return 2 * batch * height * width * channels * TAPS**2 * 3 * scale**2
+    return 2 * batch * height * width * channels * TAPS**2 * 3 * scale_of(weights) ** 2
 
 
 def _check(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:

@@ -83,9 +83,8 @@ def _links(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Iterator[tupl
     yield None, kernels, bias
     for number in reversed(range(len(weights) - 1)):
         weight = weights[number]
-        axis = _axis(
-            factor_of(weight, weights[number + 1]), kernels.shape[-2], len(kernels), weight.device, weight.dtype
-        )
+        factor = factor_of(weight.shape, weights[number + 1].shape)
+        axis = _axis(factor, kernels.shape[-2], len(kernels), weight.device, weight.dtype)
         link = Link(axis, weight.permute(0, 2, 3, 1), biases[number], kernels, bias)
         kernels, bias = _before(link)
         yield link, kernels, bias

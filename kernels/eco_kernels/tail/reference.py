@@ -14,5 +14,5 @@ def linear_tail(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Te
     for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         x = F.conv2d(x, weight.double(), bias.double(), padding=1)
         if number + 1 < len(weights):
-            x = F.pixel_shuffle(x, factor_of(weight, weights[number + 1]))
+            x = F.pixel_shuffle(x, factor_of(weight.shape, weights[number + 1].shape))
     return x
