@@ -84,6 +84,8 @@ def launches(func: Any, args: Any, result: Any) -> int:
         return sum(args[10])
     if name.startswith("_foreach"):
         tensors: list[Tensor] = args[0]
+        if len({tensor.dtype for tensor in args[1]}) > 1:  # PyTorch has a launch for lists of one type each
+            return len(tensors)
         blocks = sum(-(-tensor.numel() // _CHUNK) for tensor in tensors)
         return max(-(-len(tensors) // _TENSORS), -(-blocks // _BLOCKS))
     return 1

@@ -35,9 +35,9 @@ from eco_fast.data.mapped import ArrayFiles, Mapped
 from eco_fast.data.pixels import bicubic_lr
 from eco_fast.data.sampler import Plan, Sampler
 from eco_fast.data.source import Resident, Source
-from eco_fast.eco.objective import blend
+from eco_fast.eco.objective import Blend
 from eco_fast.models import build
-from eco_fast.train.batches import stored_batch
+from eco_fast.train.batches import make_batch
 from eco_fast.train.lane import streams_of
 from eco_fast.train.machine import configure, device_type, resolve
 from eco_fast.train.update import make_update
@@ -130,11 +130,11 @@ def once(plan: Plan) -> Plan:
 
 
 def from_source(source: Source) -> Fetch:
-    steps = iter(range(STEPS))
+    device = device_type("auto")
+    steps, real = iter(range(STEPS)), Blend(*torch.ones(2, device=device))
 
     def fetch() -> object:
-        patches = source.fetch(next(steps))
-        return stored_batch(patches, blend("vanilla", 1.0, patches.plan.uniform))
+        return make_batch(source.fetch(next(steps)).patches(device), real, vanilla(0))
 
     return fetch
 
@@ -186,7 +186,7 @@ def rates(photos: Photos, quick: bool, has_dali: Callable[[str], bool]) -> Rates
     first = seconds_of_loader(loader)
     device = device_type("auto")
     sources: dict[str, Source] = {
-        "resident": Resident(photos.resident.to(device), lambda step: once(plan(step)), vanilla, PATCH),
+        "resident": Resident(photos.resident.to(device), lambda step: once(plan(step)).row.to(device), vanilla, PATCH),
         "mapped": Mapped(photos.arrays, plan, vanilla, STEPS, PATCH, device=device),
     }
     if has_dali("files"):
@@ -267,13 +267,14 @@ def test_wait_of_a_training_step(record: Record, photos: Photos, quick: bool, ne
     student = build(network, SCALE).to(config.run.device).to(memory_format=torch.channels_last)
     update = make_update(config, student)
     source = Mapped(photos.arrays, plan_of(photos), vanilla, STEPS, PATCH, device=config.run.device)
+    real = Blend(*torch.ones(2, device=config.run.device))
     waits, steps = [], []
     for step in range(2 if quick else 8 if network == "edsr-baseline" else 40):
         started = time.perf_counter()
-        patches = source.fetch(step)
+        patches = source.fetch(step).patches(config.run.device)
         waits.append(time.perf_counter() - started)
         update.schedule(step)
-        update(stored_batch(patches, blend("vanilla", 1.0, patches.plan.uniform)))[0].item()
+        update(make_batch(patches, real, vanilla(step)))[0].item()
         steps.append(time.perf_counter() - started)
     source.close()
     wait, whole = statistics.median(waits[1:]), statistics.median(steps[1:])

@@ -110,13 +110,18 @@ class RunConfig(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "off", "default", "max-autotune"] = "auto"
     lanes: bool = True  # make batches one step ahead, on a stream of their own
-    graph: Literal["auto"] | bool = "auto"  # replay the update as one CUDA graph; auto: on a GPU
+    graph: Literal["auto"] | bool = "auto"  # replay batch and update as CUDA graphs; auto: on a GPU
     threads: NonNegativeInt = 0  # CPU threads; 0: PyTorch's choice
     log_every: PositiveInt = 100
     valid_every: PositiveInt = 5_000
     checkpoint_every: PositiveInt = 5_000
     keep_last: PositiveInt = 3  # checkpoints, besides the best by validation
     tensorboard: bool = False  # write its event files too
+
+    @property
+    def graphed(self) -> bool:
+        """Whether CUDA graphs are used, once that is resolved."""
+        return self.graph is True
 
 
 class Config(Section):

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from eco_fast.data.flat import FlatImages, TrainingSet
 from eco_fast.data.make_store import prepare
 from eco_fast.data.notes import Notes
 from eco_fast.data.pixels import Image, bicubic_lr
 from eco_fast.data.store import PreparedStore
+from eco_fast.eco.objective import Blend, blends, reads
 from tests.conftest import make_image
 
 
@@ -25,6 +28,11 @@ def with_centroids(images: TrainingSet, sr: Callable[[Image], Image]) -> Trainin
     centroids = [sr(images.lr.image(i)) for i in range(len(images.lr))]
     lr = [bicubic_lr(image, images.scale) for image in centroids]
     return replace(images, centroid=FlatImages.from_arrays(centroids), centroid_lr=FlatImages.from_arrays(lr))
+
+
+def blended(mode: str, alpha: float, uniform: Tensor) -> tuple[Blend, tuple[str, ...]]:
+    """The weights of one batch, and the images that it reads."""
+    return Blend(*blends(mode, [alpha], uniform.unsqueeze(0))[0]), reads(mode, alpha)
 
 
 class Loaded(NamedTuple):

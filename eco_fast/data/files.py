@@ -14,7 +14,7 @@ from eco_fast.data.decode import Decoder
 from eco_fast.data.notes import Notes
 from eco_fast.data.pixels import Image
 from eco_fast.data.sampler import PlanOf, window
-from eco_fast.data.source import Patches, ReadsOf, SideBySide, workers
+from eco_fast.data.source import Fetched, ReadsOf, SideBySide, workers
 from eco_fast.errors import UserError
 from eco_kernels import bicubic_downsample
 from eco_kernels.bicubic import REACH
@@ -106,7 +106,7 @@ class Files:
         self._begun = 0  # steps before this one have all their patches under way
         self._patches: dict[tuple[int, int], tuple[Future[dict[str, Tensor]], int]] = {}
 
-    def fetch(self, step: int) -> Patches:
+    def fetch(self, step: int) -> Fetched:
         """See `Source`."""
         if not 0 <= step < self._steps:
             raise ValueError(f"step {step} is not in 0 .. {self._steps - 1}")
@@ -118,11 +118,11 @@ class Files:
         plan, kinds = self._plan(step), self._reads(step)
         visits_of_step = [self._patches.pop((step, sample)) for sample in range(len(plan.index))]
         cut = [(visit.result(), number) for visit, number in visits_of_step]
-        whole, parts = self._side_by_side.room(kinds)
+        whole, parts = self._side_by_side.room(kinds, plan)
         for kind, part in parts.items():
             torch.stack([patches[kind][number] for patches, number in cut], out=part)
         self._next = step + 1
-        return self._side_by_side.patches(whole, kinds, plan)
+        return self._side_by_side.fetched(whole, kinds)
 
     def free_centroids(self) -> None:
         """See `Source`: none are held."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from eco_fast.data.arrays import map_array
 from eco_fast.data.pixels import Image
 from eco_fast.data.sampler import Plan, PlanOf
-from eco_fast.data.source import Patches, ReadsOf, SideBySide, default_threads, workers
+from eco_fast.data.source import Fetched, ReadsOf, SideBySide, default_threads, workers
 from eco_fast.errors import UserError
 
 _MAPS = 4096  # arrays that are mapped at one time; each costs a piece of the heap, and 65,530 are what Linux allows
@@ -61,9 +61,9 @@ class Mapped:
         self._array = lru_cache(_MAPS)(self._map)
         self._ahead = threads or default_threads()  # batches
         self._pool = workers("mapped", self._ahead)
-        self._waiting: dict[int, tuple[Plan, tuple[str, ...], Future[Tensor]]] = {}
+        self._waiting: dict[int, tuple[tuple[str, ...], Future[Tensor]]] = {}
 
-    def fetch(self, step: int) -> Patches:
+    def fetch(self, step: int) -> Fetched:
         """See `Source`."""
         if not 0 <= step < self._steps:
             raise ValueError(f"step {step} is not in 0 .. {self._steps - 1}")
@@ -72,10 +72,12 @@ class Mapped:
         for later in range(step, min(step + 1 + self._ahead, self._steps)):
             if later not in self._waiting:
                 plan, kinds = self._plan(later), self._reads(later)
-                room = self._side_by_side.room(kinds)  # not by the threads: for those the current GPU is the first one
-                self._waiting[later] = plan, kinds, self._pool.submit(self._cut, plan, *room)
-        plan, kinds, whole = self._waiting.pop(step)
-        return self._side_by_side.patches(whole.result(), kinds, plan)
+                room = self._side_by_side.room(
+                    kinds, plan
+                )  # not by the threads: for those the current GPU is the first one
+                self._waiting[later] = kinds, self._pool.submit(self._cut, plan, *room)
+        kinds, whole = self._waiting.pop(step)
+        return self._side_by_side.fetched(whole.result(), kinds)
 
     def free_centroids(self) -> None:
         """See `Source`: none are held."""
@@ -87,7 +89,7 @@ class Mapped:
         self._array.cache_clear()
 
     def _drop(self) -> None:
-        for *_, future in self._waiting.values():
+        for _, future in self._waiting.values():
             future.cancel()
         self._waiting.clear()
 

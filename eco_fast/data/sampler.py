@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eco_fast.data.rows import BLOCK, KEPT, Row, rows_on
 from eco_fast.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -23,10 +24,7 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 
 _AREA = 480 * 480  # HR pixels that earn an image one patch per epoch: the sub-images of the official recipe
-BLOCK = 512
-"""Most steps whose plans are made at a time: one takes 64 us by itself, and 3 in a block."""
 _PATCHES = 65536  # of a block, at most
-_KEPT = 3  # blocks: sources read ahead
 
 _ORDER, _CORNER, _REST = 1, 2, 3  # purposes: each has its own stream of numbers
 
@@ -55,15 +53,10 @@ class Plan(NamedTuple):
         plan = cls._make(row.unbind())
         return plan._replace(uniform=plan.uniform.view(torch.float64))
 
-    def to(self, device: torch.device | str) -> "Plan":
-        """The same plan on another device; to a GPU by one pinned copy, which the host does not await."""
-        device = torch.device(device)
-        host = [tensor for tensor in self if tensor.device.type == "cpu"]
-        if device.type != "cuda" or not host:
-            return Plan(*(tensor.to(device) for tensor in self))
-        packed = torch.stack([tensor.view(torch.int64) for tensor in host]).pin_memory()
-        moved = iter(packed.to(device, non_blocking=True).unbind())
-        return Plan(*(next(moved).view(t.dtype) if t.device.type == "cpu" else t for t in self))
+    @property
+    def row(self) -> Tensor:
+        """The reverse of `of`; a copy."""
+        return torch.stack([tensor.view(torch.int64) for tensor in self])
 
 
 PlanOf = Callable[[int], Plan]  # step -> its patches; the same for every call
@@ -113,7 +106,8 @@ class Sampler:
         self._context = context
         share = batch // world_size
         self._mine = np.arange(rank * share, (rank + 1) * share, dtype=np.int64)
-        self.block = max(1, min(BLOCK, _PATCHES // share))  # steps
+        self.block = max(1, min(BLOCK, _PATCHES // share))
+        """Steps whose plans are made together."""
 
         repeats = np.maximum(1, np.rint(self._heights * self._widths * scale**2 / _AREA)).astype(np.int64)
         self._entries = np.repeat(np.arange(len(repeats)), repeats)  # image of every entry
@@ -121,7 +115,7 @@ class Sampler:
         self._group_starts = np.arange(groups + 1, dtype=np.int64) * len(self._entries) // groups
         # Of the last ones: a memory, not a state.
         self._orders: dict[int, NDArray[np.int64]] = {}
-        self._block = lru_cache(maxsize=_KEPT)(self._make_block)
+        self._rows = lru_cache(maxsize=KEPT)(self._make_rows)
 
     @property
     def epoch_length(self) -> int:
@@ -130,25 +124,19 @@ class Sampler:
 
     def plan(self, step: int) -> Plan:
         """The patches of this rank at a step; the same for every call."""
-        number, row = divmod(step, self.block)
-        return Plan.of(self._block(number)[row])
+        number, place = divmod(step, self.block)
+        return Plan.of(self._rows(number)[place])
 
-    def on(self, device: torch.device | str) -> PlanOf:
-        """`plan` with its tensors on a device, to which blocks are moved ahead of time by copies nobody waits for."""
+    def on(self, device: torch.device | str) -> Row:
+        """The rows of all plans on a device, see `Plan.of`."""
+        return rows_on(device, self._rows, self.block)
 
-        @lru_cache(maxsize=_KEPT)
-        def block(number: int) -> Tensor:
-            made = self._block(number)
-            return made if torch.device(device).type == "cpu" else made.pin_memory().to(device, non_blocking=True)
+    def uniforms(self, number: int) -> Tensor:
+        """`uniform` of the plans of a block, float64 `(block, B)`."""
+        return self._rows(number)[:, Plan._fields.index("uniform")].view(torch.float64)
 
-        def plan(step: int) -> Plan:
-            number, row = divmod(step, self.block)
-            return Plan.of(block(number)[row])
-
-        return plan
-
-    def _make_block(self, number: int) -> Tensor:
-        """The plans of `block` steps, int64 `(block, rows, B)`; `uniform` by its bits."""
+    def _make_rows(self, number: int) -> Tensor:
+        """The plans of a block, int64 `(block, rows, B)`; `uniform` by its bits."""
         steps = np.arange(number * self.block, (number + 1) * self.block, dtype=np.int64)
         position = (steps[:, None] * self._batch + self._mine).reshape(-1)
         index = self._images(position)
@@ -181,20 +169,20 @@ class Sampler:
         # Positions rise, so those of an epoch lie side by side.
         epochs = np.arange(epoch[0], epoch[-1] + 2)
         borders = np.searchsorted(epoch, epochs)
-        for e, first, end in zip(epochs[:-1].tolist(), borders[:-1], borders[1:], strict=True):
-            index[first:end] = self._order(e)[slot[first:end]]
+        orders = self._orders_of(epochs[:-1])
+        for order, first, end in zip(orders, borders[:-1], borders[1:], strict=True):
+            index[first:end] = order[slot[first:end]]
         return index
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        """Images of an epoch: the entries, sorted by random keys."""
-        order = self._orders.get(epoch)
-        if order is None:
-            keys = _hash(_key(self._seed, _ORDER, epoch), np.arange(len(self._entries), dtype=np.uint64))
-            order = self._entries[np.argsort(keys, kind="stable")]
-            if len(self._orders) >= 2:  # a batch may lie across two epochs
-                self._orders.pop(next(iter(self._orders)))
-            self._orders[epoch] = order
-        return order
+    def _orders_of(self, epochs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Images of each epoch: the entries, sorted by random keys."""
+        new = [epoch for epoch in epochs.tolist() if epoch not in self._orders]
+        epoch_keys = _hash(_key(self._seed, _ORDER), np.array(new, dtype=np.uint64))
+        keys = _hash(epoch_keys[:, None], np.arange(len(self._entries), dtype=np.uint64))
+        made = self._entries[np.argsort(keys, axis=1, kind="stable")]
+        orders = self._orders | dict(zip(new, made, strict=True))
+        self._orders = {epoch: orders[epoch] for epoch in epochs[-2:].tolist()}  # the next steps go on in these
+        return [orders[epoch] for epoch in epochs.tolist()]
 
 
 def window(

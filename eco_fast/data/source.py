@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from math import prod
 from typing import NamedTuple, Protocol
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from eco_fast.data.flat import FlatImages, TrainingSet
-from eco_fast.data.sampler import Plan, PlanOf
+from eco_fast.data.rows import Row
+from eco_fast.data.sampler import Plan
 from eco_kernels import gather_mix, gather_patches
 
 ReadsOf = Callable[[int], tuple[str, ...]]  # step -> the kinds that it reads, of `KINDS`; the same for every call
@@ -86,14 +87,28 @@ class Patches(NamedTuple):
         return self.images[kind]
 
 
+class Fetched(NamedTuple):
+    """What a step needs of its source, in one tensor: the host has done its part.
+
+    What is left is work on the device, the same one for all steps that read the same kinds.
+    """
+
+    data: Tensor  # any type; on the device, or pinned on its host
+    cut: Callable[[Tensor], Patches]  # of the data on the device
+
+    def patches(self, device: torch.device | str = "cpu") -> Patches:
+        """The patches; the copy to the device, if any, is ordered on the current stream."""
+        return self.cut(self.data.to(device, non_blocking=True))
+
+
 class Source(Protocol):
     """Gives the patches of a step. All sources give the same for the same plan, bit for bit.
 
     Steps may be fetched in any order; going on from one to the next is the fast way.
     """
 
-    def fetch(self, step: int) -> Patches:
-        """The patches of a step, of the kinds that it reads.
+    def fetch(self, step: int) -> Fetched:
+        """What a step needs for patches of the kinds that it reads.
 
         Raises:
             UserError: A file cannot be read.
@@ -112,22 +127,22 @@ class Source(Protocol):
 class Resident:
     """The source `resident`: all images lie on the device. Nothing is copied or waited for in a step."""
 
-    def __init__(self, images: TrainingSet, plan: PlanOf, reads: ReadsOf, patch: int, context: int = 0) -> None:
-        """`images` on the device that trains, `plan` too; `patch` and the `context` of windows in LR pixels."""
+    def __init__(self, images: TrainingSet, rows: Row, reads: ReadsOf, patch: int, context: int = 0) -> None:
+        """`images` on the device that trains, `rows` of the plans too; `patch` and `context` in LR pixels."""
         self._images, self._scale = images.by_kind(), images.scale
-        self._plan, self._reads = plan, reads
+        self._rows, self._reads = rows, reads
         self._patch, self._context = patch, context
-        self._upright: Tensor | None = None
 
-    def fetch(self, step: int) -> Patches:
+    def fetch(self, step: int) -> Fetched:
         """See `Source`."""
-        plan = self._plan(step)
-        window = None
-        if self._context and "window" in self._reads(step):
-            if self._upright is None:
-                self._upright = torch.zeros_like(plan.orientation)
+        return Fetched(self._rows(step), partial(self._patches, self._reads(step)))
+
+    def _patches(self, kinds: tuple[str, ...], row: Tensor) -> Patches:
+        plan, window = Plan.of(row), None
+        if "window" in kinds:
             side = self._patch + 2 * self._context
-            window = _cut(self._images["lr"], plan, plan.window_top, plan.window_left, self._upright, side)
+            upright = torch.zeros_like(plan.orientation)
+            window = _cut(self._images["lr"], plan, plan.window_top, plan.window_left, upright, side)
         return Patches(self._images, plan, self._patch, self._scale, window)
 
     def free_centroids(self) -> None:
@@ -139,8 +154,9 @@ class Resident:
 
 
 class Layout(NamedTuple):
-    """Where the patches of a batch lie in one piece of memory."""
+    """Where a batch lies in one piece of memory: its plan, then its patches."""
 
+    plan: int  # bytes of the plan's row
     shapes: dict[str, tuple[int, int, int, int]]  # by kind: (B, side, side, 3)
     starts: dict[str, int]
     size: int  # bytes in all
@@ -151,7 +167,7 @@ class Layout(NamedTuple):
 
 
 class SideBySide:
-    """Makes `Patches` of patches that were cut on the host, by one copy to the device for all kinds together."""
+    """Makes `Patches` of patches that were cut on the host, by one copy to the device for all kinds and the plan."""
 
     def __init__(self, batch: int, patch: int, context: int, scale: int, device: torch.device | str) -> None:
         """`patch` and `context` in LR pixels."""
@@ -161,42 +177,57 @@ class SideBySide:
         self._corner = torch.zeros_like(self._index)
         self._layout, self._as_images = cache(self._new_layout), cache(self._squares)
 
-    def room(self, kinds: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Memory of the host for a batch, pinned for a GPU: as a whole, and `(B, side, side, 3)` uint8 of each kind."""
-        layout = self._layout(kinds)
-        whole = torch.empty(layout.size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        return whole, layout.parts(whole)
-
-    def patches(self, whole: Tensor, kinds: tuple[str, ...], plan: Plan) -> Patches:
-        """The batch, on the device; its copy is ordered on the current stream.
+    def room(self, kinds: tuple[str, ...], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
+        """Memory of the host for a batch, pinned for a GPU.
 
         Args:
-            whole: From `room`, filled.
-            kinds: As given there.
-            plan: The step's, whose index and corners are replaced.
+            kinds: Of the patches.
+            plan: The step's, which goes with them.
+
+        Returns:
+            All of it, uint8 `(bytes,)`, and the parts to fill: of each kind `(B, side, side, 3)`.
         """
-        parts = self._layout(kinds).parts(whole.to(self._device, non_blocking=True))
+        layout = self._layout(kinds)
+        whole = torch.empty(layout.size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        whole[: layout.plan].view(torch.int64).view(len(plan), -1).copy_(plan.row)
+        return whole, layout.parts(whole)
+
+    def fetched(self, whole: Tensor, kinds: tuple[str, ...]) -> Fetched:
+        """The batch from `room`, filled."""
+        return Fetched(whole, partial(self._patches, kinds))
+
+    def _patches(self, kinds: tuple[str, ...], whole: Tensor) -> Patches:
+        layout = self._layout(kinds)
+        parts = layout.parts(whole)
         window = parts.pop("window", None)
         images = {kind: FlatImages(part.view(-1), *self._as_images(part.shape[1])) for kind, part in parts.items()}
-        corner = self._corner
-        here = plan._replace(index=self._index, top=corner, left=corner, hr_top=corner, hr_left=corner).to(self._device)
+        plan = Plan.of(whole[: layout.plan].view(torch.int64).view(-1, self._batch))
+        here = plan._replace(
+            index=self._index, top=self._corner, left=self._corner, hr_top=self._corner, hr_left=self._corner
+        )
         return Patches(images, here, self._patch, self._scale, None if window is None else window.permute(0, 3, 1, 2))
 
     def _new_layout(self, kinds: tuple[str, ...]) -> Layout:
         sides = {kind: self._patch * (self._scale if kind in ("hr", "centroid") else 1) for kind in kinds}
         if "window" in sides:
             sides["window"] = self._window
-        starts, end = {}, 0
+        plan = len(Plan._fields) * self._batch * 8
+        starts, end = {}, _aligned(plan)
         for kind, side in sides.items():
             starts[kind] = end
-            end += -(-self._batch * side * side * 3 // 256) * 256  # kernels read wide words from such a place on
+            end += _aligned(self._batch * side * side * 3)
         shapes = {kind: (self._batch, side, side, 3) for kind, side in sides.items()}
-        return Layout(shapes, starts, end)
+        return Layout(plan, shapes, starts, end)
 
     def _squares(self, side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Offsets, heights and widths of the patches as images."""
         sides = torch.full_like(self._index, side)
         return self._index * (side * side * 3), sides, sides
+
+
+def _aligned(size: int) -> int:
+    """Kernels read wide words from such a place on."""
+    return -(-size // 256) * 256
 
 
 def default_threads() -> int:

@@ -14,6 +14,7 @@ Every mode is a pair of weights on the same two pairs, the real one (x, y) and t
 | alpha-sample | 1 with chance alpha | the same    | the published variant without mixing         |
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,6 @@ class Blend(NamedTuple):
 
     input: Tensor
     target: Tensor
-    reads: tuple[str, ...]  # as `reads` gives it
 
 
 def needs_teacher(mode: str) -> bool:
@@ -55,23 +55,21 @@ def reads(mode: str, alpha: float) -> tuple[str, ...]:
     return tuple(kind for kind, weight in weights.items() if weight > 0)
 
 
-def blend(mode: str, alpha: float, uniform: Tensor) -> Blend:
-    """The weights of one batch.
+def blends(mode: str, alphas: Sequence[float], uniform: Tensor) -> Tensor:
+    """The weights of `n` batches, fp32 `(n, 2)` or, one per sample, `(n, 2, B)`: `Blend(*row)` is the one of a batch.
 
     Args:
         mode: One of `MODES`.
-        alpha: Weight of the real pair at this step, in [0, 1].
-        uniform: `(B,)` numbers in [0, 1), one per sample, on the device of the weights; `alpha-sample` draws with them.
+        alphas: Weight of the real pair at each of their steps, in [0, 1].
+        uniform: `(n, B)` numbers in [0, 1), one per sample; `alpha-sample` draws with them.
 
     Raises:
         ValueError: Unknown mode.
     """
-    kinds = reads(mode, alpha)
     if mode == "alpha-sample":
-        real = (uniform < alpha).to(torch.float32)
-        return Blend(real, real, kinds)
-    real_in, real_out = (torch.full((), weight, device=uniform.device) for weight in _weights(mode, alpha))
-    return Blend(real_in, real_out, kinds)
+        real = (uniform < torch.tensor(alphas, dtype=uniform.dtype).unsqueeze(1)).float()
+        return torch.stack((real, real), dim=1)
+    return torch.tensor([_weights(mode, alpha) for alpha in alphas])
 
 
 def _weights(mode: str, alpha: float) -> tuple[float, float]:

@@ -23,13 +23,12 @@ from eco_fast.errors import UserError
 from eco_fast.models import build
 from eco_fast.proof.outcome import Evidence, NotRun, together
 from eco_fast.proof.stage import Stage
-from eco_fast.train.graph import Graphed
 from eco_fast.train.inputs import load_inputs
 from eco_fast.train.loop import Loop
 from eco_fast.train.machine import configure, missing_tool, resolve
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.teacher import freeze
-from eco_fast.train.update import make_update
+from eco_fast.train.update import GraphedUpdate, make_update
 from eco_kernels.dispatch import forget_choices, runs_kernels
 
 STEPS = 50  # through all three phases of alpha
@@ -122,7 +121,7 @@ class Training:
         with self.loop(settings) as loop:
             for step in range(steps):
                 loop.advance(step)
-            if isinstance(loop.update, Graphed) and steps and loop.update.graph is None:
+            if isinstance(loop.update, GraphedUpdate) and steps and not loop.update.graphs.captures:
                 raise RuntimeError("no graph was captured")
             skipped = int(loop.student.state.skipped)
             if skipped:
@@ -163,6 +162,7 @@ class Training:
             "run.precision": "fp32",
             "run.compile": "off",
             "run.lanes": False,
+            "run.graph": False,
             "run.log_every": STEPS,
         }
         return resolve(load_config("edsr-tiny", flags={**flags, **settings}))

@@ -2,22 +2,25 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from eco_fast.config import Config
 from eco_fast.data.files import Files, ImageFiles
 from eco_fast.data.flat import TrainingSet
 from eco_fast.data.mapped import ArrayFiles, Mapped
+from eco_fast.data.rows import Row, rows_on
 from eco_fast.data.sampler import Sampler
 from eco_fast.data.source import Patches, ReadsOf, Resident, Source
 from eco_fast.eco.alpha import make_schedule
-from eco_fast.eco.objective import Blend, blend, reads
+from eco_fast.eco.objective import Blend, blends, reads
+from eco_fast.train.graph import Graphs
 from eco_fast.train.inputs import Images, Inputs
-from eco_fast.train.lane import Lane, streams_of
+from eco_fast.train.lane import Lane, slot_of, streams_of
 from eco_fast.train.online import OnlineTeacher, online_teacher
 from eco_fast.train.speed import StepTimes
 from eco_fast.train.world import World
@@ -41,25 +44,25 @@ class Batch(NamedTuple):
             yield Batch(x, hr, centroid, self.alpha if alpha is None else alpha)
 
 
-def stored_batch(patches: Patches, weights: Blend) -> Batch:
-    """A batch of patches whose centroids are stored, or not read."""
-    return Batch(
-        x=patches.input(weights.input, weights.reads),
-        hr=patches.target("hr") if "hr" in weights.reads else None,
-        centroid=patches.target("centroid") if "centroid" in weights.reads else None,
-        alpha=weights.target,
-    )
+def make_batch(patches: Patches, weights: Blend, reads: tuple[str, ...], teacher: OnlineTeacher | None = None) -> Batch:
+    """A batch of patches, by work on the current stream.
+
+    Args:
+        patches: Of the kinds that it reads.
+        weights: Of the real pair.
+        reads: The images that it reads; one that it does not read has no weight.
+        teacher: Makes centroids of the patches' windows; None where they are stored, or not read.
+    """
+    if teacher is None:
+        x = patches.input(weights.input, reads)
+        centroid = patches.target("centroid") if "centroid" in reads else None
+    else:
+        x, made = teacher.pair(patches, weights.input)
+        centroid = made if "centroid" in reads else None
+    return Batch(x, patches.target("hr") if "hr" in reads else None, centroid, weights.target)
 
 
-def online_batch(patches: Patches, weights: Blend, teacher: OnlineTeacher) -> Batch:
-    """A batch whose centroids the teacher makes now, of the patches' windows."""
-    x, centroid = teacher.pair(patches, weights.input)
-    return Batch(
-        x=x,
-        hr=patches.target("hr") if "hr" in weights.reads else None,
-        centroid=centroid if "centroid" in weights.reads else None,
-        alpha=weights.target,
-    )
+_REMEMBERED = 64  # steps: several ask about one
 
 
 class Phases:
@@ -73,17 +76,23 @@ class Phases:
         alpha = config.alpha
         self._mode, self._steps = config.mode, config.run.steps
         self._schedule = make_schedule(alpha.schedule, shift=alpha.shift, end=alpha.end, value=alpha.value)
+        self.reads = lru_cache(maxsize=_REMEMBERED)(self._reads)
+        """Step -> the images that it reads."""
 
     def alpha(self, step: int) -> float:
         """The weight of the real pair."""
         return self._schedule(step / self._steps)
 
-    def weights(self, step: int, uniform: Tensor) -> Blend:
-        """The weights of a batch; `uniform` `(B,)` in [0, 1) are its samples' own numbers."""
-        return blend(self._mode, self.alpha(step), uniform)
+    def weights(self, sampler: Sampler, device: torch.device | str) -> Row:
+        """The weights of the real pair in every batch, on a device: see `blends`."""
 
-    def reads(self, step: int) -> tuple[str, ...]:
-        """The images that a step reads."""
+        def rows(number: int) -> Tensor:
+            steps = range(number * sampler.block, (number + 1) * sampler.block)
+            return blends(self._mode, [self.alpha(step) for step in steps], sampler.uniforms(number))
+
+        return rows_on(device, rows, sampler.block)
+
+    def _reads(self, step: int) -> tuple[str, ...]:
         return reads(self._mode, self.alpha(step))
 
     def reads_teacher(self, step: int) -> bool:
@@ -104,31 +113,51 @@ class BatchMaker:
     """Makes batches. `made` counts them by what they read, and those that ran the teacher."""
 
     def __init__(
-        self, phases: Phases, source: Source, teacher: OnlineTeacher | None = None, times: StepTimes | None = None
+        self,
+        phases: Phases,
+        source: Source,
+        weights: Row,
+        teacher: OnlineTeacher | None = None,
+        times: StepTimes | None = None,
+        graphs: Graphs | None = None,
     ) -> None:
         """Nothing is read yet.
 
         Args:
             phases: Of the run.
             source: Where patches come from, of the kinds that `fetched` names.
+            weights: Of the real pair, on the device; see `Phases.weights`.
             teacher: The online one, where centroids are not stored.
             times: Where the time of reading and of the teacher is counted.
+            graphs: Hold the work on the device.
         """
         self.made: Counter[str] = Counter()
-        self._phases, self._source, self._teacher = phases, source, teacher
-        self._times = times or StepTimes("cpu")
+        self._phases, self._source, self._weights, self._teacher = phases, source, weights, teacher
+        self._times, self._graphs = times or StepTimes("cpu"), graphs
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step, by work on the current stream."""
         with self._times.part("data"):
-            patches = self._source.fetch(step)
-        weights = self._phases.weights(step, patches.plan.uniform)
-        self.made.update(weights.reads)
-        if patches.window is None or self._teacher is None:
-            return stored_batch(patches, weights)
+            data, cut = self._source.fetch(step)
+        reads, weights = self._phases.reads(step), self._weights(step)
+        teacher = self._teacher if self._phases.reads_teacher(step) else None
+        self.made.update(reads)
+
+        def work(data: Tensor, weights: Tensor) -> Batch:
+            return make_batch(cut(data), Blend(*weights.unbind()), reads, teacher)
+
+        if teacher is None:
+            return self._do(step, reads, work, data, weights)
         self.made["teacher"] += 1
         with self._times.part("teacher"):
-            return online_batch(patches, weights, self._teacher)
+            return self._do(step, reads, work, data, weights)
+
+    def _do(
+        self, step: int, reads: tuple[str, ...], work: Callable[[Tensor, Tensor], Batch], data: Tensor, weights: Tensor
+    ) -> Batch:
+        if self._graphs is None:
+            return work(data.to(weights.device, non_blocking=True), weights)
+        return self._graphs(slot_of(step), reads, work, data, weights)
 
     def free_teacher(self) -> None:
         """Let go of the teacher, or of what is stored of it. Nothing may ask for it after that."""
@@ -143,7 +172,18 @@ class BatchMaker:
 class Batches:
     """Sampler, source, teacher, lane. `take` a batch, then say `done` to have the next one begun."""
 
-    def __init__(self, config: Config, inputs: Inputs, world: World, times: StepTimes) -> None:
+    def __init__(
+        self, config: Config, inputs: Inputs, world: World, times: StepTimes, say: Callable[[str], None] = print
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            config: Resolved.
+            inputs: Of the run.
+            world: Its processes.
+            times: Where the time of reading and of the teacher is counted.
+            say: Told why batches are not made by a CUDA graph, if they cannot be.
+        """
         images, data = inputs.images, config.data
         teacher = None if inputs.teacher is None else online_teacher(config, inputs.teacher, images)
         context = 0 if teacher is None else config.teacher.context
@@ -170,15 +210,19 @@ class Batches:
             return ("window", "hr") if "hr" in kinds else ("window",)
 
         source = open_source(config, images, sampler, fetched, context)
-        self.maker = BatchMaker(self.phases, source, teacher, times)
+        weights = phases.weights(sampler, config.run.device)
+        graphs = Graphs("the making of a batch", config.run.device, say) if config.run.graphed else None
+        self.maker = BatchMaker(phases, source, weights, teacher, times, graphs)
+        self._has_teacher = True
         self.lane = Lane(self.maker, streams_of(config.run.device), overlap=config.run.lanes)
         self._last = config.run.steps - 1
 
     def take(self, step: int) -> Batch:
         """What a step reads, ordered before whatever the caller does next."""
         batch = self.lane.take(step)
-        if step > self.phases.last_of_teacher:  # its last batch was taken: what the lane did is ordered before this
-            self.maker.free_teacher()
+        if self._has_teacher and step > self.phases.last_of_teacher:
+            self.maker.free_teacher()  # its last batch was taken: what the lane did is ordered before this
+            self._has_teacher = False
         return batch
 
     def done(self, step: int) -> None:

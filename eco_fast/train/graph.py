@@ -1,24 +1,25 @@
-"""One update as a CUDA graph: hundreds of launches become one."""
+"""Work as CUDA graphs: hundreds of launches become one."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from eco_fast.config import Config
-from eco_fast.train.batches import Batch
 from eco_fast.train.optim import takes_device_scalars
-from eco_fast.train.update import Update
 from eco_fast.train.world import World
 
-_WARM_UP = 3  # updates of each kind that run as they are: libraries choose their kernels, memory finds its size
+Result = TypeVar("Result", bound="tuple[Tensor | None, ...]")
+
+_WARM_UP = 3  # calls of each kind that run as they are: libraries choose their kernels, memory finds its size
 
 
 def why_not(config: Config, world: World) -> str | None:
-    """What stands against a graph, None if nothing does.
+    """What stands against graphs, None if nothing does.
 
-    No source of images does: batches are made outside, and threads that read ahead never call CUDA.
+    No source of images does: what its threads have read is copied to where a graph finds it, and they never call CUDA.
     """
     if config.run.device != "cuda":
         return "CUDA graphs need a CUDA device"
@@ -29,87 +30,131 @@ def why_not(config: Config, world: World) -> str | None:
     return None
 
 
-class Graphed:
-    """An update whose calls replay a graph; all that changes from step to step is copied to where the graph reads it.
+class Captured(NamedTuple):
+    """A graph, where it reads, and where its results lie."""
 
-    Batches are made outside, by the teacher's lane, which stays a step ahead. A graph holds one kind of batch: where
-    alpha leaves 0 or reaches 1 the batch has other parts, and a new one is captured. Where a capture fails, since a
-    network waits for the host, updates go on as they are.
+    graph: Any
+    inputs: tuple[Tensor | None, ...]
+    results: Any
+
+
+class Graphs:
+    """Work that is repeated, as replays of CUDA graphs: one per slot of the lane.
+
+    A graph holds one kind of work. When another kind comes, it runs as it is for some calls, then it is captured. Where
+    a capture fails, since something waits for the host, work goes on as it is.
     """
 
-    def __init__(self, update: Update, cuda: Any = torch.cuda, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        what: str,
+        device: torch.device | str,
+        say: Callable[[str], None] = print,
+        *,
+        stay: bool = False,
+        undo: Callable[[], None] = lambda: None,
+    ) -> None:
         """Nothing is captured yet.
 
         Args:
-            update: Its learners are built for a graph: they read what changes from step to step on the device.
-            cuda: The module with `Stream`, `stream`, `CUDAGraph` and `graph`.
-            say: Told why a capture failed.
+            what: It is, for the line that says why a capture failed.
+            device: Where the work reads.
+            say: Told that line.
+            stay: The inputs of a slot lie in one place in all calls; else they are copied to one.
+            undo: Called after a failed capture, which has computed nothing.
         """
-        self.learners, self.times = update.learners, update.times
-        self.graph: Any = None
-        self._update, self._cuda, self._say = update, cuda, say
-        self._failed = False
-        self._stream = cuda.Stream()
-        self._parts: tuple[bool, ...] = ()  # which ones the batches of the graph have
-        self._left = 0  # updates of this kind before the capture
-        self._static: Batch | None = None
-        self._result: tuple[Tensor, Tensor] | None = None
+        self.captures = 0
+        self._what, self._device, self._say = what, device, say
+        self._stay, self._undo = stay, undo
+        self._cuda: Any = torch.cuda
+        self._stream = self._cuda.Stream()
+        self._kind: Hashable = None
+        self._left = 0  # calls of this kind before the first capture
+        self._captured: dict[int, Captured] = {}
+        self._pool: Any = None
+        self._broken: Any = None  # a graph whose capture failed; the allocator may still ask it
 
-    def schedule(self, step: int) -> None:
-        """See `Update`."""
-        self._update.schedule(step)
+    def replays(self, slot: int, kind: Hashable) -> bool:
+        """Whether a call replays a graph."""
+        return kind == self._kind and slot in self._captured
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See `Update`. The results are overwritten by the next call."""
-        parts = tuple(tensor is not None for tensor in batch)
-        if parts != self._parts:
-            self._parts, self._left = parts, _WARM_UP
+    def __call__(self, slot: int, kind: Hashable, work: Callable[..., Result], *inputs: Tensor | None) -> Result:
+        """Do the work.
+
+        Args:
+            slot: Of the lane.
+            kind: Of the work: what it does and reads, and the shapes of the inputs, are the same for the same kind.
+            work: By launches on the current stream alone.
+            inputs: What changes from call to call: on the device, or pinned on its host.
+
+        Returns:
+            What `work` does. The next call of the slot overwrites it.
+        """
+        if kind != self._kind:
             self._forget()
-        if self._left or self._failed:
+            self._kind, self._left = kind, _WARM_UP
+        if self._left or self._broken is not None:
             self._left = max(0, self._left - 1)
-            return self._on_side_stream(batch)
-        if self.graph is None and not self._captured(batch):
-            return self._on_side_stream(batch)
-        assert self._static is not None and self._result is not None
-        for ours, theirs in zip(self._static, batch, strict=True):
-            if ours is not None and theirs is not None:
-                ours.copy_(theirs)
-        with self.times.part("student"):
-            self.graph.replay()
-        return self._result
+            return self._as_it_is(work, inputs)
+        if slot not in self._captured and not self._capture(slot, work, inputs):
+            return self._as_it_is(work, inputs)
+        graph, places, results = self._captured[slot]
+        for place, given in zip(places, inputs, strict=True):
+            if place is not None and given is not None and place is not given:
+                place.copy_(given, non_blocking=True)
+        graph.replay()
+        return results
 
     def _forget(self) -> None:
-        if self.graph is not None:
-            self._cuda.synchronize()  # its last replay may still run
-        self.graph = self._static = self._result = None
+        if self._captured:
+            self._cuda.synchronize()  # their last replays may still run
+        self._captured.clear()
+        self._pool = None
 
-    def _on_side_stream(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Where the capture will run: autograd remembers the stream on which it first met a weight."""
+    def _as_it_is(self, work: Callable[..., Result], inputs: tuple[Tensor | None, ...]) -> Result:
+        """On the stream of the captures: autograd remembers the one on which it first met a weight."""
         main = self._cuda.current_stream()
         self._stream.wait_stream(main)
         with self._cuda.stream(self._stream):
-            result = self._update(batch)
+            results = work(*(None if t is None else t.to(self._device, non_blocking=True) for t in inputs))
         main.wait_stream(self._stream)
-        for tensor in result:
-            tensor.record_stream(main)
-        return result
+        for tensor in results:
+            if tensor is not None:
+                tensor.record_stream(main)
+        return results
 
-    def _captured(self, batch: Batch) -> bool:
-        """Capture an update; whether that went well."""
-        self._static = Batch._make(None if tensor is None else torch.empty_like(tensor) for tensor in batch)
-        self.times.measure(False)  # an event that a capture holds cannot be read
-        graph = self._cuda.CUDAGraph()
+    def _capture(self, slot: int, work: Callable[..., Result], inputs: tuple[Tensor | None, ...]) -> bool:
+        """Capture the work; whether that went well."""
+        places = inputs
+        if not self._stay:
+            places = tuple(None if t is None else t.to(self._device, copy=True) for t in inputs)
+        # The graphs of both slots share memory for what is between: they never run at the same time.
+        self._pool = self._pool or self._cuda.graph_pool_handle()
+        graph, main = self._cuda.CUDAGraph(), self._cuda.current_stream()
         try:
             # Other threads, those of the data path, go on meanwhile and may do what a capture forbids.
-            with self._cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._result = self._update(self._static)
-        except RuntimeError as error:  # nothing was computed: the device is where it was
-            reason = str(error).strip().splitlines()[0]
-            self._say(f"no CUDA graph can hold this update ({reason}); it is launched piece by piece, which is slower")
-            self._failed = True
-            for learner in self.learners.values():
-                learner.parameters.forget()
+            with self._cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                results = work(*places)
+        except RuntimeError as error:
+            cause = error.__context__ or error  # the end of a capture that broke off fails too
+            reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+            self._say(f"no CUDA graph can hold {self._what} ({reason}); it is launched piece by piece, which is slower")
+            self._broken = graph
+            self._leave(main)
+            self._undo()
             self._forget()
             return False
-        self.graph = graph
+        self._captured[slot] = Captured(graph, places, results)
+        self.captures += 1
         return True
+
+    def _leave(self, main: Any) -> None:
+        """Finish what PyTorch leaves open where a capture breaks off: the stream, and the allocator's private pool.
+
+        With that open, memory that two streams have used would never be free again.
+        """
+        self._cuda.set_stream(main)
+        device = self._cuda.current_device()
+        with suppress(RuntimeError):  # it was closed
+            torch._C._cuda_endAllocateToPool(device, self._pool)
+            torch._C._cuda_releasePool(device, self._pool)

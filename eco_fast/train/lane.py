@@ -15,6 +15,11 @@ Made = TypeVar("Made")
 _SLOTS = 2  # one that the student reads, one that is being made
 
 
+def slot_of(step: int) -> int:
+    """Where the batch of a step lies; in order, they take turns."""
+    return step % _SLOTS
+
+
 def streams_of(device: torch.device | str) -> ModuleType:
     """The module with `Stream`, `Event`, `stream` and `current_stream` for a device."""
     return torch.cuda if torch.device(device).type == "cuda" else torch.cpu
@@ -50,8 +55,8 @@ class Lane(Generic[Made]):
             # What is there already, weights and images, was written on the caller's stream.
             self._stream.wait_stream(self._streams.current_stream())
             self._start(step)
-        self._streams.current_stream().wait_event(self._ready[step % _SLOTS])
-        made = self._made[step % _SLOTS]
+        self._streams.current_stream().wait_event(self._ready[slot_of(step)])
+        made = self._made[slot_of(step)]
         assert made is not None
         return made
 
@@ -63,7 +68,7 @@ class Lane(Generic[Made]):
     def done(self, step: int) -> None:
         """The caller's work up to here was the last that reads the tensors of a step."""
         if self._overlap:
-            self._free[step % _SLOTS].record(self._streams.current_stream())
+            self._free[slot_of(step)].record(self._streams.current_stream())
 
     def close(self) -> None:
         """Let everything go, ordered after what both sides have done so far."""
@@ -74,7 +79,7 @@ class Lane(Generic[Made]):
         self._ahead = None
 
     def _start(self, step: int) -> None:
-        slot = step % _SLOTS
+        slot = slot_of(step)
         with self._streams.stream(self._stream):
             if self._made[slot] is not None:
                 self._stream.wait_event(self._free[slot])

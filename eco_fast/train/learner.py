@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from eco_fast.config import GuardConfig, OptimConfig, RunConfig
+from eco_fast.data.rows import BLOCK, rows_on
 from eco_fast.train.machine import autocast, compiled
 from eco_fast.train.optim import FIRST_SCALE, clip_of, ema_share, learning_rate, make_optimizer
 from eco_fast.train.parameters import Exchange, Parameters, rounded_by_autocast
@@ -54,9 +55,12 @@ class Learner:
         self._optim, self._steps = optim, run.steps
         self._clip = clip_of(optim)
         # What a graph has to read again in every step lies on the device; elsewhere plain numbers are quicker.
-        self._scalars = torch.zeros(2, device=run.device) if run.graph is True else None
+        self._scalars = torch.zeros(2, device=run.device) if run.graphed else None
+        self._schedule = rows_on(run.device, self._rates_and_shares)
         self._rate: float | Tensor = 0.0
         self._share: float | Tensor = 1.0
+        if self._scalars is not None:
+            self._rate, self._share = self._scalars.unbind()
 
     @property
     def averaged(self) -> nn.Module:
@@ -65,12 +69,16 @@ class Learner:
 
     def schedule(self, step: int) -> None:
         """Set the learning rate, and the share of the weights in their average, for update `step`."""
-        self._rate = learning_rate(step, self._steps, self._optim)
-        self._share = ema_share(step, self._optim.ema)
-        if self._scalars is not None:
-            self._scalars[0].fill_(self._rate)
-            self._scalars[1].fill_(self._share)
-            self._rate, self._share = self._scalars.unbind()
+        if self._scalars is None:
+            self._rate, self._share = self._at(step)
+        else:
+            self._scalars.copy_(self._schedule(step))
+
+    def _at(self, step: int) -> tuple[float, float]:
+        return learning_rate(step, self._steps, self._optim), ema_share(step, self._optim.ema)
+
+    def _rates_and_shares(self, number: int) -> Tensor:
+        return torch.tensor([self._at(step) for step in range(number * BLOCK, (number + 1) * BLOCK)])
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network's answer in the precision of the run, as fp32."""

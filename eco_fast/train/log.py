@@ -84,7 +84,7 @@ class Log:
 
     def read(self, *, wait: bool) -> Reading | None:
         """Write the line that was noted if its numbers are there, with `wait` once they are; None if there is none."""
-        if self._noted is None or not (wait or self._noted.event.query()):
+        if self._noted is None or not (wait or (self._noted.event.query() and self.times.came())):
             return None
         record, values, event, speed = self._noted
         self._noted = None

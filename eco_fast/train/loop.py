@@ -10,14 +10,13 @@ from eco_fast.evaluate.run import evaluate
 from eco_fast.models.weights import identity
 from eco_fast.stop import stop_signal
 from eco_fast.train.batches import Batches
-from eco_fast.train.graph import Graphed
 from eco_fast.train.guard import CollapseGuard, refuse_many_skips
 from eco_fast.train.inputs import Inputs
 from eco_fast.train.lane import streams_of
 from eco_fast.train.log import Log
 from eco_fast.train.machine import describe
 from eco_fast.train.run_folder import RunFolder, RunState
-from eco_fast.train.update import Update
+from eco_fast.train.update import GraphedUpdate, Update
 
 _EVERY = 10  # steps between two looks of the display, and of the processes at whether one was told to stop
 
@@ -35,10 +34,10 @@ class Loop:
 
     def __init__(self, config: Config, folder: RunFolder, inputs: Inputs, update: Update, display: Display) -> None:
         self.config, self.folder, self.valid, self.display = config, folder, inputs.valid, display
-        self.update = Graphed(update, say=display.line) if config.run.graph is True else update
+        self.update = GraphedUpdate(update, config.run.device, display.line) if config.run.graphed else update
         self.student = update.learners["student"]
         self.world = self.student.world
-        self.batches = Batches(config, inputs, self.world, update.times)
+        self.batches = Batches(config, inputs, self.world, update.times, display.line)
         self.log = Log(config, folder, update, self.batches)
         self.collapse = CollapseGuard(config.run.steps)
         self.best: float | None = None
@@ -93,8 +92,8 @@ class Loop:
         # The next batch is begun now, since it may wait for files: a GPU has its work already.
         self.batches.done(step)
         if spread is not None:
-            self.log.note(done, spread)
-        # Several processes read at the same steps: a guard that ends the run ends it on all.
+            self.log.note(done, self.world.mean(spread))
+        # Several processes read at the same steps, and the same: a guard that ends the run ends it on all.
         on_cpu = run.device == "cpu"
         return line or (self._read(wait=on_cpu) if on_cpu or self.world.size == 1 else None)
 

@@ -65,6 +65,12 @@ def autocast(precision: str, device_type: str) -> AbstractContextManager[object]
     return torch.autocast(device_type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
 
 
+def unsearched() -> AbstractContextManager[object]:
+    """cuDNN does not search for its best algorithms: the shapes inside do not come again."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(cudnn.enabled, False, cudnn.benchmark_limit, cudnn.deterministic, cudnn.allow_tf32)
+
+
 def configure(run: RunConfig) -> None:
     """Set PyTorch's process-wide switches for a resolved run. Called by the commands, never at import."""
     torch.set_num_threads(run.threads)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from eco_fast.train.machine import AUTOCAST, autocast
+from eco_fast.train.machine import AUTOCAST, autocast, unsearched
 from eco_kernels import Segments, first_blocks
 from eco_kernels.update import BLOCK
 
@@ -96,8 +96,9 @@ class Parameters:
         for view, gradient in found:
             if gradient is None and not add:  # the loss does not depend on it
                 view.zero_()
-        views, gradients = [view for view, g in found if g is not None], [g for _, g in found if g is not None]
-        if views:
+        # PyTorch takes many tensors in one launch where they are all of one type.
+        for kind in {gradient.dtype for _, gradient in found if gradient is not None}:
+            views, gradients = zip(*((v, g) for v, g in found if g is not None and g.dtype == kind), strict=True)
             (torch._foreach_add_ if add else torch._foreach_copy_)(views, gradients)
         for i in numbers:
             self._leaves[i].grad = None
@@ -207,7 +208,12 @@ def rounded_by_autocast(network: nn.Module, example: Tensor, precision: str) -> 
         return []
     twin, device_type = copy.deepcopy(network), example.device.type
     gpus = [example.device] if device_type == "cuda" else []
-    with torch.random.fork_rng(gpus), autocast(precision, device_type), _Watch(device_type) as watch:
+    with (
+        torch.random.fork_rng(gpus),
+        unsearched(),
+        autocast(precision, device_type),
+        _Watch(device_type) as watch,
+    ):
         twin(example)
     found = watch.rounded - watch.others
     return [

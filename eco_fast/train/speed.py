@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from eco_fast.train.machine import unsearched
 from eco_kernels import tail
 
 PARTS = ("data", "teacher", "student", "optimiser")
@@ -47,10 +48,17 @@ class StepTimes:
 
     @contextmanager
     def _measured(self, name: str) -> Iterator[None]:
+        if self._cuda and torch.cuda.is_current_stream_capturing():  # its events could not be read
+            yield
+            return
         on_device = self._cuda and name != "data"
         first = _event() if on_device else time.perf_counter()
         yield
         self._spans.append((name, first, _event() if on_device else time.perf_counter()))
+
+    def came(self) -> bool:
+        """Whether `read` would wait for nothing."""
+        return all(isinstance(last, float) or last.query() for *_, last in self._spans)
 
     def read(self) -> dict[str, float]:
         """End measuring, return the milliseconds of each part that was measured; waits for the device."""
@@ -76,10 +84,8 @@ def training_flops(network: nn.Module, patch: int) -> int:
     """FLOPs of forward and backward for one LR patch, a product and a sum counted as two; runs it forward once."""
     device = next(network.parameters()).device
     gpus = [device] if device.type == "cuda" else []
-    cudnn = torch.backends.cudnn  # no search for the best algorithm: this shape does not come again
-    unsearched = cudnn.flags(cudnn.enabled, False, cudnn.benchmark_limit, cudnn.deterministic, cudnn.allow_tf32)
     counts = FlopCounterMode(display=False, custom_mapping={torch.ops.eco_kernels.linear_tail: tail.flops})
-    with torch.no_grad(), torch.random.fork_rng(gpus), unsearched, counts as counter:
+    with torch.no_grad(), torch.random.fork_rng(gpus), unsearched(), counts as counter:
         network(torch.zeros((1, 3, patch, patch), device=device))
     return _FORWARD_AND_BACKWARD * counter.get_total_flops()
 

@@ -151,7 +151,7 @@ def _say_what_is_used(config: Config, world: World, display: Display) -> None:
     run = config.run
     reason = why_off(config.student.name, run.device, run.precision) if run.compile == "off" else None
     off = f" ({reason})" if reason else ""
-    graph = ", one CUDA graph per update" if run.graph is True else ""
+    graph = ", CUDA graphs" if run.graphed else ""
     display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}")
     if len(world.machines) > 1:
         display.line(f"{world.size} processes on {', '.join(world.machines)}; the first one keeps the run in {run.out}")

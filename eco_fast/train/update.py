@@ -1,6 +1,7 @@
 """What one update of a method does with a batch, and with which learners."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from eco_fast.config import Config
 from eco_fast.errors import UserError
 from eco_fast.train.batches import Batch
+from eco_fast.train.graph import Graphs
+from eco_fast.train.lane import slot_of
 from eco_fast.train.learner import Learner
 from eco_fast.train.speed import StepTimes
 from eco_fast.train.world import World
@@ -50,6 +53,40 @@ def make_update(config: Config, student: nn.Module, world: World | None = None) 
     side = config.data.patch
     example = torch.zeros((1, 3, side, side), device=config.run.device)
     return EcoUpdate(config, Learner(student, config.optim, config.guard, config.run, world, example))
+
+
+class GraphedUpdate:
+    """An update as a CUDA graph. What changes from step to step is read on the device: batch, rate, share."""
+
+    def __init__(self, update: Update, device: torch.device | str, say: Callable[[str], None] = print) -> None:
+        """Nothing is captured yet.
+
+        Args:
+            update: Its learners are built for a graph.
+            device: Where they are.
+            say: Told why the capture failed, if it does.
+        """
+        self.learners, self.times = update.learners, update.times
+        self.graphs = Graphs("this update", device, say, stay=True, undo=self._undo)
+        self._update, self._slot = update, 0
+
+    def schedule(self, step: int) -> None:
+        """See `Update`."""
+        self._update.schedule(step)
+        self._slot = slot_of(step)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `Update`. The results are overwritten by the next call but one."""
+        kind = tuple(tensor is not None for tensor in batch)
+        with self.times.part("student") if self.graphs.replays(self._slot, kind) else nullcontext():
+            return self.graphs(self._slot, kind, self._work, *batch)
+
+    def _work(self, *batch: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._update(Batch(*batch))  # type: ignore[arg-type]
+
+    def _undo(self) -> None:
+        for learner in self.learners.values():
+            learner.parameters.forget()
 
 
 class EcoUpdate:

@@ -119,7 +119,7 @@ def finish_rows(total, kind: tl.constexpr, FACTOR: tl.constexpr, DIVISOR: tl.con
     return low_byte(sum_to_8_bit(total, DIVISOR)) if kind == tl.uint8 else total.to(tl.float32) * FACTOR
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=("top",))
 def _vertical_kernel(
     x,
     scratch,

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from eco_fast.data.sampler import BLOCK, Plan, Sampler, window
+from eco_fast.data.rows import BLOCK
+from eco_fast.data.sampler import Plan, Sampler, window
 from eco_fast.errors import UserError
 
 HEIGHTS, WIDTHS = [24, 300, 130, 40, 25], [30, 280, 120, 24, 24]
@@ -111,5 +112,8 @@ def test_blocks_meet_without_a_seam(context: int) -> None:
     again = _sampler(context=context)
     assert _equal(again.plan(border - 1), before) and _equal(again.plan(border), after)
     on_device = sampler.on("cpu")
-    assert _equal(on_device(border), after) and _equal(on_device(border - 1), before)
+    assert _equal(Plan.of(on_device(border)), after) and _equal(Plan.of(on_device(border - 1)), before)
+    assert torch.equal(after.row, on_device(border))
+    uniforms = sampler.uniforms(3)
+    assert uniforms.shape == (BLOCK, len(after.index)) and torch.equal(uniforms[0], after.uniform)
     assert not _equal(before, after)

@@ -20,10 +20,11 @@ from eco_fast.data.mapped import ArrayFiles, Mapped
 from eco_fast.data.memory import free_memory, resident_bytes
 from eco_fast.data.pixels import bicubic_lr, crop_to_multiple
 from eco_fast.data.sampler import Plan, PlanOf, Sampler
-from eco_fast.data.source import KINDS, Patches, ReadsOf, Resident, SideBySide, Source
-from eco_fast.eco.objective import Blend, blend
+from eco_fast.data.source import KINDS, ReadsOf, Resident, SideBySide, Source
+from eco_fast.eco.objective import Blend
 from eco_fast.errors import UserError
-from eco_fast.train.batches import stored_batch
+from eco_fast.train.batches import make_batch
+from tests.sets import blended
 
 PATCH, BATCH, COPIES, STEPS = 8, 8, 3, 200
 EXTENSIONS = ("png", "jpg", "webp", "bmp", "tif")
@@ -100,7 +101,7 @@ class Case:
 
     def open(self, name: str, plan: PlanOf, reads: ReadsOf, steps: int = STEPS, context: int = 0) -> Source:
         if name == "resident":
-            return Resident(self.resident, plan, reads, PATCH, context)
+            return Resident(self.resident, lambda step: plan(step).row, reads, PATCH, context)
         if name == "mapped":
             return Mapped(self.stored, plan, reads, steps, PATCH, context, threads=2)
         files = self.own_lr if name == "files, own LR" else self.files
@@ -123,17 +124,20 @@ def x4(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(tmp_path_factory.mktemp("case"), 4)
 
 
-def reads_of(weights: Callable[[int], Blend]) -> ReadsOf:
-    return lambda step: weights(step).reads
+Weighted = tuple[Blend, tuple[str, ...]]
 
 
-def eco(step: int) -> Blend:
+def reads_of(weights: Callable[[int], Weighted]) -> ReadsOf:
+    return lambda step: weights(step)[1]
+
+
+def eco(step: int) -> Weighted:
     """Phases of 50, 100 and 50 steps: centroid alone, both, real alone."""
-    return blend("eco", min(max((step - 49) / 100, 0.0), 1.0), torch.zeros(1))
+    return blended("eco", min(max((step - 49) / 100, 0.0), 1.0), torch.zeros(1))
 
 
-def vanilla(step: int) -> Blend:
-    return blend("vanilla", 1.0, torch.zeros(1))
+def vanilla(step: int) -> Weighted:
+    return blended("vanilla", 1.0, torch.zeros(1))
 
 
 REAL = reads_of(vanilla)
@@ -151,9 +155,9 @@ def parts(batch: tuple[Tensor | None, ...]) -> list[Tensor]:
     return [part for part in batch if part is not None]
 
 
-def assert_equal_batches(source: Source, truth: Source, weights: Callable[[int], Blend], steps: range) -> None:
+def assert_equal_batches(source: Source, truth: Source, weights: Callable[[int], Weighted], steps: range) -> None:
     for step in steps:
-        ours, theirs = (parts(stored_batch(s.fetch(step), weights(step))) for s in (source, truth))
+        ours, theirs = (parts(make_batch(s.fetch(step).patches(), *weights(step))) for s in (source, truth))
         assert len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)), step
 
 
@@ -162,7 +166,7 @@ def assert_equal_batches(source: Source, truth: Source, weights: Callable[[int],
 @pytest.mark.parametrize(
     ("name", "weights"), [("mapped", eco), ("mapped", vanilla), ("files", vanilla), ("files, own LR", vanilla)]
 )
-def test_sources_agree_to_the_bit(case: Case, name: str, weights: Callable[[int], Blend], turn: bool) -> None:
+def test_sources_agree_to_the_bit(case: Case, name: str, weights: Callable[[int], Weighted], turn: bool) -> None:
     plan = case.sampler().plan if turn else upright(case.sampler().plan)
     source, truth = (case.open(n, plan, reads_of(weights)) for n in (name, "resident"))
     assert_equal_batches(source, truth, weights, range(STEPS))
@@ -177,7 +181,7 @@ def test_patches_are_crops_of_the_whole_images(case: Case, name: str) -> None:
     kinds = tuple(case.arrays) if name == "mapped" else ("hr", "lr")
     source = case.open(name, plan, lambda step: kinds)
     for step in range(20):
-        patches, original = source.fetch(step), plan(step)
+        patches, original = source.fetch(step).patches(), plan(step)
         for kind in kinds:
             factor = 1 if kind.endswith("lr") else case.scale
             for k, (i, top, left) in enumerate(zip(*(c.tolist() for c in original[:3]), strict=True)):
@@ -196,7 +200,7 @@ def test_windows_are_crops_of_the_whole_images(name: str, context: int, large: C
     source = large.open(name, sampler.plan, lambda step: ("window", "hr"), context=context)
     side, slid = PATCH + 2 * context, 0
     for step in range(20):
-        patches, original = source.fetch(step), sampler.plan(step)
+        patches, original = source.fetch(step).patches(), sampler.plan(step)
         assert patches.window is not None and patches.window.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(patches.plan.inner_top, original.inner_top)
         for k in range(BATCH):
@@ -234,10 +238,10 @@ def test_batches_outlive_the_steps_after_them(x4: Case) -> None:
     plan = x4.sampler().plan
     for name in ("mapped", "files"):
         source, truth = (x4.open(n, plan, REAL) for n in (name, "resident"))
-        held = [source.fetch(step) for step in range(60)]
+        held = [source.fetch(step).patches() for step in range(60)]
         source.close()
         for step, patches in enumerate(held):
-            assert torch.equal(patches.target("hr"), truth.fetch(step).target("hr"))
+            assert torch.equal(patches.target("hr"), truth.fetch(step).patches().target("hr"))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -248,8 +252,8 @@ def test_ranks_share_the_global_batch(x4: Case, name: str, world_size: int, requ
     truth = x4.open("resident", x4.sampler().plan, REAL)
     ranks = [x4.open(name, x4.sampler(rank, world_size).plan, REAL) for rank in range(world_size)]
     for step in [*range(12), 90, 91]:
-        whole = parts(stored_batch(truth.fetch(step), vanilla(step))[:3])
-        shares = [parts(stored_batch(rank.fetch(step), vanilla(step))[:3]) for rank in ranks]
+        whole = parts(make_batch(truth.fetch(step).patches(), *vanilla(step))[:3])
+        shares = [parts(make_batch(rank.fetch(step).patches(), *vanilla(step))[:3]) for rank in ranks]
         assert all(
             torch.equal(torch.cat(pieces), w) for pieces, w in zip(zip(*shares, strict=True), whole, strict=True)
         )
@@ -269,7 +273,7 @@ def test_what_is_not_needed_is_not_read(x4: Case, tmp_path: Path) -> None:
             source.fetch(100)
         source.close()
     source = x4.open("mapped", plan, reads)
-    assert source.fetch(0).images.keys() == {"centroid", "centroid_lr"}
+    assert source.fetch(0).patches().images.keys() == {"centroid", "centroid_lr"}
     source.close()
 
 
@@ -332,7 +336,7 @@ def test_files_that_only_pillow_decodes_well(x4: Case, tmp_path: Path, kind: str
     source = Files(files, x4.sampler().plan, REAL, STEPS, PATCH, COPIES, threads=2)
     seen = 0
     for step in range(12):
-        images = source.fetch(step).images
+        images = source.fetch(step).patches().images
         plan = x4.sampler().plan(step)
         for k in (plan.index == 3).nonzero().flatten().tolist():
             y, x = int(plan.top[k]) * 4, int(plan.left[k]) * 4
@@ -410,7 +414,7 @@ def test_without_dali_files_says_what_to_install(x4: Case, monkeypatch: pytest.M
     plan = x4.sampler().plan
     for name in ("resident", "mapped"):
         source = x4.open(name, plan, REAL)
-        assert stored_batch(source.fetch(0), vanilla(0)).x.shape == (BATCH, 3, PATCH, PATCH)
+        assert make_batch(source.fetch(0).patches(), *vanilla(0)).x.shape == (BATCH, 3, PATCH, PATCH)
         source.close()
     with pytest.raises(UserError, match=r"data.source=files needs NVIDIA DALI.*pip install nvidia-dali-cuda130"):
         x4.open("files", plan, REAL)
@@ -435,9 +439,9 @@ def test_memory_is_taken_by_the_thread_that_fetches(x4: Case, source: str, monke
     """Pinning asks for the current GPU, and to other threads that is the first one, whatever the process trains on."""
     takers, take = set(), SideBySide.room
 
-    def room(self: SideBySide, kinds: tuple[str, ...]) -> object:
+    def room(self: SideBySide, kinds: tuple[str, ...], plan: Plan) -> object:
         takers.add(threading.current_thread())
-        return take(self, kinds)
+        return take(self, kinds, plan)
 
     monkeypatch.setattr(SideBySide, "room", room)
     opened = x4.open(source, x4.sampler().plan, REAL)
@@ -449,14 +453,14 @@ def test_memory_is_taken_by_the_thread_that_fetches(x4: Case, source: str, monke
 
 def test_patches_lie_side_by_side_without_a_copy() -> None:
     side_by_side = SideBySide(4, 8, 3, 2, "cpu")
-    whole, parts = side_by_side.room(KINDS)
+    plan = Plan.of(torch.arange(52).view(13, 4))
+    whole, parts = side_by_side.room(KINDS, plan)
     assert [tuple(part.shape) for part in parts.values()] == [(4, s, s, 3) for s in (8, 8, 16, 16, 14)]
     places = [(part.data_ptr(), part.data_ptr() + part.numel()) for part in parts.values()]
     assert all(end <= start for (_, end), (start, _) in pairwise(places))
     for value, part in enumerate(parts.values()):
         part.fill_(value)
-    plan = Plan(*torch.arange(52).view(13, 4))
-    patches: Patches = side_by_side.patches(whole, KINDS, plan)
+    patches = side_by_side.fetched(whole, KINDS).patches()
     assert patches.window is not None and (patches.window == 4).all()
     for value, kind in enumerate(KINDS[:4]):
         images = patches.images[kind]

@@ -65,8 +65,9 @@ def maker(settings: Config, online: bool) -> tuple[BatchMaker, Counting]:
     def fetched(step: int) -> tuple[str, ...]:
         return ("window", "hr") if online and phases.reads_teacher(step) else phases.reads(step)
 
-    source = Resident(stored, sampler.plan, fetched, 10, context=2)
-    return BatchMaker(phases, source, OnlineTeacher(teacher) if online else None), teacher
+    source = Resident(stored, sampler.on("cpu"), fetched, 10, context=2)
+    weights = phases.weights(sampler, "cpu")
+    return BatchMaker(phases, source, weights, OnlineTeacher(teacher) if online else None), teacher
 
 
 @pytest.mark.parametrize("online", [True, False])

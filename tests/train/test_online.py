@@ -7,17 +7,16 @@ from torch import Tensor, nn
 
 from eco_fast.config import load_config
 from eco_fast.data.flat import TrainingSet
-from eco_fast.data.sampler import Plan, Sampler
+from eco_fast.data.sampler import Sampler
 from eco_fast.data.source import Patches, Resident
-from eco_fast.eco.objective import blend
 from eco_fast.errors import UserError
 from eco_fast.evaluate.inference import super_resolve
 from eco_fast.models import build
-from eco_fast.train.batches import online_batch
+from eco_fast.train.batches import make_batch
 from eco_fast.train.online import OnlineTeacher, cut, online_teacher
 from eco_fast.train.teacher import freeze
 from eco_kernels import reference
-from tests.sets import training_set, with_centroids
+from tests.sets import blended, training_set, with_centroids
 
 
 def cuts(
@@ -26,12 +25,12 @@ def cuts(
     """Patches with windows; of whole images, so they can be cut from another set with centroids, too."""
     sampler = Sampler(images.heights, images.widths, images.scale, patch, batch, seed=1, context=context)
 
-    def plan(step: int) -> Plan:
+    def row(step: int) -> Tensor:
         found = sampler.plan(step)
-        return found._replace(orientation=torch.zeros_like(found.orientation)) if identity else found
+        return (found._replace(orientation=torch.zeros_like(found.orientation)) if identity else found).row
 
-    source = Resident(images, plan, lambda step: ("window", "hr"), patch, context)
-    return [source.fetch(step) for step in range(steps)]
+    source = Resident(images, row, lambda step: ("window", "hr"), patch, context)
+    return [source.fetch(step).patches() for step in range(steps)]
 
 
 class Nearest(nn.Module):
@@ -60,8 +59,8 @@ def test_a_teacher_without_context_gives_the_cached_batches(scale: int, alpha: f
     truth = cached(images, teacher)
     online = OnlineTeacher(teacher)
     for patches in cuts(images, 10, 8, 6):
-        weights = blend("eco", alpha, patches.plan.uniform)
-        batch, expected = online_batch(patches, weights, online), patches._replace(images=truth.by_kind())
+        weights, reads = blended("eco", alpha, patches.plan.uniform)
+        batch, expected = make_batch(patches, weights, reads, online), patches._replace(images=truth.by_kind())
         torch.testing.assert_close(batch.x, expected.input(weights.input), rtol=0, atol=3e-7)
         assert batch.centroid is not None
         assert torch.equal(batch.centroid, expected.target("centroid"))

@@ -270,13 +270,13 @@ def test_tensorboard_is_missing(photos: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_nan_from_some_step_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run ends with a line that names a checkpoint, which loads, and whose weights are of before."""
-    made, steps = batches.stored_batch, iter(range(1000))
+    made, steps = batches.make_batch, iter(range(1000))
 
     def broken(*arguments: object) -> Batch:
         batch = made(*arguments)
         return batch if next(steps) < 8 else batch._replace(x=batch.x * torch.nan)
 
-    monkeypatch.setattr(batches, "stored_batch", broken)
+    monkeypatch.setattr(batches, "make_batch", broken)
     settings = {"run__steps": 100, "run__checkpoint_every": 5, "guard__limit": 4}
     with pytest.raises(UserError, match=r"updates before step 12 were skipped.*the last checkpoint is .*step-00000010"):
         run(photos, tmp_path / "run", **settings)

@@ -11,16 +11,17 @@ from eco_fast.data.flat import FlatImages, TrainingSet
 from eco_fast.data.pixels import bicubic_lr
 from eco_fast.data.sampler import Plan, Sampler
 from eco_fast.data.source import Patches
-from eco_fast.eco.objective import MODES, blend
+from eco_fast.eco.objective import MODES
 from eco_fast.errors import UserError
 from eco_fast.models import build
-from eco_fast.train.batches import Batch, stored_batch
+from eco_fast.train.batches import Batch, make_batch
 from eco_fast.train.learner import Learner
 from eco_fast.train.machine import resolve
 from eco_fast.train.optim import TorchOptimizer, learning_rate, make_optimizer
 from eco_fast.train.parameters import Parameters
 from eco_fast.train.update import make_update
 from eco_kernels import Judgement, eco_loss_with_grad
+from tests.sets import blended
 
 PATCH, BATCH = 10, 6
 
@@ -52,8 +53,8 @@ def _patches(images: FlatImages, plan: Plan, scale: int) -> NDArray[np.float64]:
 def test_batch_and_loss_agree_with_float64(rng: np.random.Generator, scale: int, mode: str, alpha: float) -> None:
     images = _training_set(rng, scale)
     plan = Sampler(images.lr.heights, images.lr.widths, scale, PATCH, BATCH, seed=3).plan(2)
-    weights = blend(mode, alpha, plan.uniform)
-    batch = stored_batch(Patches(images.by_kind(), plan, PATCH, scale), weights)
+    weights, reads = blended(mode, alpha, plan.uniform)
+    batch = make_batch(Patches(images.by_kind(), plan, PATCH, scale), weights, reads)
     a_in, a_out = (np.broadcast_to(w.double().numpy(), (BATCH,)).reshape(-1, 1, 1, 1) for w in weights[:2])
     assert images.centroid is not None and images.centroid_lr is not None
     x = a_in * _patches(images.lr, plan, 1) + (1 - a_in) * _patches(images.centroid_lr, plan, 1)
@@ -69,7 +70,7 @@ def test_batch_and_loss_agree_with_float64(rng: np.random.Generator, scale: int,
 def test_images_of_weight_zero_are_not_read(rng: np.random.Generator, alpha: float, read: str) -> None:
     images = _training_set(rng, 2)
     plan = Sampler(images.lr.heights, images.lr.widths, 2, PATCH, BATCH, seed=3).plan(0)
-    batch = stored_batch(Patches(images.by_kind(), plan, PATCH, 2), blend("eco", alpha, plan.uniform))
+    batch = make_batch(Patches(images.by_kind(), plan, PATCH, 2), *blended("eco", alpha, plan.uniform))
     assert (batch.hr is not None) == (read == "hr")
     assert (batch.centroid is not None) == (read == "centroid")
 

@@ -34,6 +34,9 @@ VALUES = tl.constexpr(128)
 """A tile of the result: rows, and values of a row (pixels times channels). 1024 bytes per store: 8 per thread."""
 NUM_WARPS = 4
 
+_PER_PATCH = ("offsets", "widths", "index", "top", "left", "orientation", "alpha")
+"""Read one by one: they may lie anywhere."""
+
 
 @triton.jit
 def tile_of_patch(patch, CHANNELS: tl.constexpr):
@@ -67,7 +70,7 @@ def places_in_store(offsets, widths, index, top, left, orientation, row, value, 
     return corner + (y * width + x) * CHANNELS + channel
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_PER_PATCH)
 def _gather_patches_kernel(store, offsets, widths, index, top, left, orientation, out, patch, CHANNELS: tl.constexpr):
     """Cut and orient. One program makes 8 rows of 128 values of one patch.
 
@@ -85,7 +88,7 @@ def _gather_patches_kernel(store, offsets, widths, index, top, left, orientation
     tl.store(out + target, tl.load(store + source, mask=mask, other=0), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_PER_PATCH)
 def _gather_mix_kernel(
     store_a,
     store_b,

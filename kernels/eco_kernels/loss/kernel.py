@@ -51,7 +51,7 @@ def image_values(image, first, order, place, mask, SAME: tl.constexpr):
     return unit(value) if image.dtype.element_ty == tl.uint8 else value
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=("alpha", "weights", "scale"))
 def _eco_loss_kernel(
     sr,
     hr,

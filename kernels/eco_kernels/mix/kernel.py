@@ -46,7 +46,7 @@ from eco_kernels.triton_common import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=("alpha", "top", "left", "orientation"))
 def _horizontal_mix_kernel(
     scratch,
     lr,
