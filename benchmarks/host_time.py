@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--steps", type=int, default=512, help="per round")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     rows = []
     for kind in SOURCES:
         seconds = seconds_per_step(kind, options.steps)

@@ -118,8 +118,8 @@ class Files:
         plan, kinds = self._plan(step), self._reads(step)
         visits_of_step = [self._patches.pop((step, sample)) for sample in range(len(plan.index))]
         cut = [(visit.result(), number) for visit, number in visits_of_step]
-        whole, parts = self._side_by_side.room(kinds, plan)
-        for kind, part in parts.items():
+        whole = self._side_by_side.room(kinds)
+        for kind, part in self._side_by_side.parts(whole, kinds, plan).items():
             torch.stack([patches[kind][number] for patches, number in cut], out=part)
         self._next = step + 1
         return self._side_by_side.fetched(whole, kinds)

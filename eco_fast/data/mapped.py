@@ -72,12 +72,11 @@ class Mapped:
         for later in range(step, min(step + 1 + self._ahead, self._steps)):
             if later not in self._waiting:
                 plan, kinds = self._plan(later), self._reads(later)
-                room = self._side_by_side.room(
-                    kinds, plan
-                )  # not by the threads: for those the current GPU is the first one
-                self._waiting[later] = kinds, self._pool.submit(self._cut, plan, *room)
-        kinds, whole = self._waiting.pop(step)
-        return self._side_by_side.fetched(whole.result(), kinds)
+                # Memory is not taken by the threads: for those the current GPU is the first one.
+                whole = self._side_by_side.room(kinds)
+                self._waiting[later] = kinds, self._pool.submit(self._cut, plan, kinds, whole)
+        kinds, future = self._waiting.pop(step)
+        return self._side_by_side.fetched(future.result(), kinds)
 
     def free_centroids(self) -> None:
         """See `Source`: none are held."""
@@ -93,10 +92,10 @@ class Mapped:
             future.cancel()
         self._waiting.clear()
 
-    def _cut(self, plan: Plan, whole: Tensor, parts: dict[str, Tensor]) -> Tensor:
+    def _cut(self, plan: Plan, kinds: tuple[str, ...], whole: Tensor) -> Tensor:
         """Fill memory from `room` with the patches of a batch."""
         index = plan.index.tolist()
-        for kind, part in parts.items():
+        for kind, part in self._side_by_side.parts(whole, kinds, plan).items():
             rows, columns = plan.top, plan.left
             if kind == "window":
                 rows, columns = plan.window_top, plan.window_left

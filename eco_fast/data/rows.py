@@ -27,7 +27,7 @@ def rows_on(device: torch.device | str, make: Callable[[int], Tensor], block: in
     @lru_cache(maxsize=KEPT)
     def moved(number: int) -> Tensor:
         rows = make(number)
-        return rows if torch.device(device).type == "cpu" else rows.pin_memory().to(device, non_blocking=True)
+        return (rows.pin_memory() if torch.device(device).type == "cuda" else rows).to(device, non_blocking=True)
 
     def row(step: int) -> Tensor:
         number, place = divmod(step, block)

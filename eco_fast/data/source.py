@@ -177,23 +177,18 @@ class SideBySide:
         self._corner = torch.zeros_like(self._index)
         self._layout, self._as_images = cache(self._new_layout), cache(self._squares)
 
-    def room(self, kinds: tuple[str, ...], plan: Plan) -> tuple[Tensor, dict[str, Tensor]]:
-        """Memory of the host for a batch, pinned for a GPU.
+    def room(self, kinds: tuple[str, ...]) -> Tensor:
+        """Memory of the host for a batch of these kinds, uint8 `(bytes,)`, pinned for a GPU."""
+        return torch.empty(self._layout(kinds).size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
 
-        Args:
-            kinds: Of the patches.
-            plan: The step's, which goes with them.
-
-        Returns:
-            All of it, uint8 `(bytes,)`, and the parts to fill: of each kind `(B, side, side, 3)`.
-        """
+    def parts(self, whole: Tensor, kinds: tuple[str, ...], plan: Plan) -> dict[str, Tensor]:
+        """What of that memory is to be filled, of each kind `(B, side, side, 3)`; the plan is in its place then."""
         layout = self._layout(kinds)
-        whole = torch.empty(layout.size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         whole[: layout.plan].view(torch.int64).view(len(plan), -1).copy_(plan.row)
-        return whole, layout.parts(whole)
+        return layout.parts(whole)
 
     def fetched(self, whole: Tensor, kinds: tuple[str, ...]) -> Fetched:
-        """The batch from `room`, filled."""
+        """The batch in that memory."""
         return Fetched(whole, partial(self._patches, kinds))
 
     def _patches(self, kinds: tuple[str, ...], whole: Tensor) -> Patches:

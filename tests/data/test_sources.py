@@ -439,9 +439,9 @@ def test_memory_is_taken_by_the_thread_that_fetches(x4: Case, source: str, monke
     """Pinning asks for the current GPU, and to other threads that is the first one, whatever the process trains on."""
     takers, take = set(), SideBySide.room
 
-    def room(self: SideBySide, kinds: tuple[str, ...], plan: Plan) -> object:
+    def room(self: SideBySide, kinds: tuple[str, ...]) -> object:
         takers.add(threading.current_thread())
-        return take(self, kinds, plan)
+        return take(self, kinds)
 
     monkeypatch.setattr(SideBySide, "room", room)
     opened = x4.open(source, x4.sampler().plan, REAL)
@@ -454,7 +454,8 @@ def test_memory_is_taken_by_the_thread_that_fetches(x4: Case, source: str, monke
 def test_patches_lie_side_by_side_without_a_copy() -> None:
     side_by_side = SideBySide(4, 8, 3, 2, "cpu")
     plan = Plan.of(torch.arange(52).view(13, 4))
-    whole, parts = side_by_side.room(KINDS, plan)
+    whole = side_by_side.room(KINDS)
+    parts = side_by_side.parts(whole, KINDS, plan)
     assert [tuple(part.shape) for part in parts.values()] == [(4, s, s, 3) for s in (8, 8, 16, 16, 14)]
     places = [(part.data_ptr(), part.data_ptr() + part.numel()) for part in parts.values()]
     assert all(end <= start for (_, end), (start, _) in pairwise(places))
