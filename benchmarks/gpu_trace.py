@@ -69,7 +69,7 @@ def read_trace(trace: dict[str, list[dict]]) -> Trace:
         return [e for e in events if e["cat"] in categories and begin <= e["ts"] <= end]
 
     kernels = [Kernel(e["name"], int(e["args"].get("stream", 0)), e["ts"], e["ts"] + e["dur"]) for e in of(_ON_DEVICE)]
-    launches = [e for e in of(_BY_HOST) if re.search("Launch|Memcpy|Memset", e["name"])]
+    launches = [e for e in of(_BY_HOST) if re.search("Launch(?!HostFunc)|Memcpy|Memset", e["name"])]
     by_id = {e["args"]["correlation"]: "GraphLaunch" in e["name"] for e in launches}  # its kernels have its number
     seen = {e["args"].get("correlation") for e in events if e["cat"] in _ON_DEVICE}
     kernels.sort(key=lambda kernel: kernel.start)

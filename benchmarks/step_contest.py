@@ -205,7 +205,11 @@ def lanes(stage: Stage) -> Evidence:
         for graph in (True, False):  # without a graph it is the host that is measured, where networks are small
             case = f"{network}, {'CUDA graph' if graph else 'eager'}"
             loop = partial(bench.loop, run__compile="off", run__graph=graph, run__log_every=STEPS, **ECO)
-            contestants = {"online": loop(teacher__mode="online"), "cached": loop(), "alone": bench.teacher_alone()}
+            contestants = {
+                "online": loop(teacher__mode="online"),
+                "cached": loop(),
+                "alone": bench.teacher_alone(graph=graph and stage.device == "cuda"),
+            }
             for run in contestants.values():
                 run(2 * FIRST)
             ms = medians_ms(in_turns(contestants, CASES[network][2], ROUNDS, device=stage.device))

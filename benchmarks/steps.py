@@ -15,10 +15,11 @@ from plain import PlainEdsr, PlainTrainer, TunedTrainer
 from rich.console import Console
 from torch import nn
 
-from eco_fast.config import Config, load_config
+from eco_fast.config import Config, RunConfig, load_config
 from eco_fast.data.pixels import bicubic_lr
 from eco_fast.display import Display
 from eco_fast.models import build
+from eco_fast.train.graph import Graphs
 from eco_fast.train.inputs import load_inputs
 from eco_fast.train.lane import streams_of
 from eco_fast.train.loop import Loop
@@ -120,35 +121,16 @@ class Bench:
             compile_: A mode of `torch.compile`, for the network and the loss together; eager if None. With
                 "reduce-overhead" PyTorch puts both passes into CUDA graphs of its own.
         """
-        config = self.config(**({} if precision is None else {"run__precision": precision}))
+        run = self.config(**({} if precision is None else {"run__precision": precision})).run
         torch.manual_seed(0)
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        student = build(self.network, self.scale).to(self.device).to(memory_format=layout)
-        x, y = self._tensors(layout)
-        optimizer = torch.optim.Adam(student.parameters(), lr=2e-4, betas=(0.9, 0.99), fused=True)
-        low = config.run.precision == "bf16"
+        network = build(self.network, self.scale)
 
         def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            with torch.autocast(self.device, torch.bfloat16, enabled=low):
-                sr = student(x)
+            with torch.autocast(self.device, torch.bfloat16, enabled=run.precision == "bf16"):
+                sr = network(x)
             return F.l1_loss(sr.float(), y).mul(255)
 
-        compiled = loss_of
-        if compile_ is not None:
-            for tensor in (x, y):
-                torch._dynamo.mark_static_address(tensor)  # else PyTorch's graphs copy it in every step
-            compiled = torch.compile(loss_of, dynamic=False, fullgraph=True, mode=compile_)
-
-        def steps(count: int) -> None:
-            configure(config.run)
-            for _ in range(count):
-                if compile_ == "reduce-overhead":
-                    torch.compiler.cudagraph_mark_step_begin()
-                compiled(x, y).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-
-        return steps
+        return self._loop_of(network, loss_of, run, channels_last=channels_last, compile_=compile_)
 
     def usual(self, *, bf16: bool, channels_last: bool = True) -> Steps:
         """The step of trainers in wide use, on tensors that are there: all of the network under autocast, fused Adam.
@@ -157,19 +139,42 @@ class Bench:
             bf16: Else fp32.
             channels_last: Or channels first.
         """
+        run = self.config(run__precision="bf16" if bf16 else "fp32").run
         torch.manual_seed(0)
+        network = PlainEdsr(self.scale, **WIDTHS[self.network])
+
+        def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(self.device, torch.bfloat16, enabled=bf16):
+                return F.l1_loss(network(x), y)
+
+        return self._loop_of(network, loss_of, run, channels_last=channels_last)
+
+    def _loop_of(
+        self,
+        network: nn.Module,
+        loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        run: RunConfig,
+        *,
+        channels_last: bool,
+        compile_: str | None = None,
+    ) -> Steps:
+        """Loss, backward, Adam on tensors that are there."""
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        network = PlainEdsr(self.scale, **WIDTHS[self.network]).to(self.device).to(memory_format=layout)
+        network.to(self.device).to(memory_format=layout)
         x, y = self._tensors(layout)
         optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.9, 0.99), fused=True)
-        run = self.config(run__precision="bf16" if bf16 else "fp32").run
+        compiled = loss_of
+        if compile_ is not None:
+            for tensor in (x, y):
+                torch._dynamo.mark_static_address(tensor)  # else PyTorch's graphs copy it in every step
+            compiled = torch.compile(loss_of, dynamic=False, fullgraph=True, mode=compile_)
 
         def steps(count: int) -> None:
             configure(run)
             for _ in range(count):
-                with torch.autocast(self.device, torch.bfloat16, enabled=bf16):
-                    loss = F.l1_loss(network(x), y)
-                loss.backward()
+                if compile_ == "reduce-overhead":
+                    torch.compiler.cudagraph_mark_step_begin()
+                compiled(x, y).backward()
                 optimizer.step()
                 optimizer.zero_grad()
 
@@ -212,17 +217,21 @@ class Bench:
         x, y = (torch.rand(self.batch, 3, side, side, device=self.device) for side in (low, high))
         return x.to(memory_format=layout), y.to(memory_format=layout)
 
-    def teacher_alone(self) -> Steps:
-        """The teacher's forward pass on the windows of a batch."""
-        teacher = self.teacher()
-        side = self.patch + 2 * self.config().teacher.context
+    def teacher_alone(self, *, graph: bool = False) -> Steps:
+        """The teacher's forward pass on the windows of a batch, as a CUDA graph or launch by launch."""
+        teacher, config = self.teacher(), self.config()
+        side = self.patch + 2 * config.teacher.context
         x = torch.rand(self.batch, 3, side, side, device=self.device).to(memory_format=torch.channels_last)
-        low = self.precision == "bf16"
+        graphs = Graphs("the teacher", self.device) if graph else None
+
+        def forward(x: torch.Tensor) -> tuple[torch.Tensor]:
+            with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+                return (teacher(x),)
 
         def steps(count: int) -> None:
+            configure(config.run)
             for _ in range(count):
-                with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=low):
-                    teacher(x)
+                forward(x) if graphs is None else graphs(0, "windows", forward, x)
 
         return steps
 

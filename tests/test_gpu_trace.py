@@ -33,6 +33,7 @@ TRACE = {
         launch("cudaLaunchKernel", 5, 6),  # its kernel was not seen
         launch("cudaGraphLaunch", 5, 8),  # nor those of this one
         launch("cudaStreamSynchronize", 6, 7),
+        launch("cudaLaunchHostFunc", 7, 9),  # on the host
         {"ph": "M", "name": "process_name", "args": {"name": "python"}},
     ]
 }
