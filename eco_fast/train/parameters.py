@@ -36,7 +36,7 @@ class Parameters:
         self.network = network
         self.tensors = [p for p in network.parameters() if p.requires_grad and p.numel()]
         sizes = [p.numel() for p in self.tensors]
-        self._starts = [block * BLOCK for block in first_blocks(sizes)]
+        self.starts = [block * BLOCK for block in first_blocks(sizes)]
         self.segments = Segments.of(sizes, self.tensors[0].device)
         self.weights, self.gradients = self.buffer(), self.buffer()
         for parameter, view in zip(self.tensors, self.views(self.weights), strict=True):
@@ -47,7 +47,7 @@ class Parameters:
         self._averaged = network if self.average is None else self._averaging(self.average)
         chosen = {id(parameter) for parameter in rounded}
         lows = self.views(self.low) if self.low is not None else self.tensors
-        self._leaves = [
+        self.leaves = [
             nn.Parameter(low) if id(parameter) in chosen else parameter
             for parameter, low in zip(self.tensors, lows, strict=True)
         ]
@@ -56,13 +56,13 @@ class Parameters:
 
     def buffer(self) -> Tensor:
         """Zeros for every element of the parameters."""
-        return torch.zeros(self._starts[-1], device=self.tensors[0].device)
+        return torch.zeros(self.starts[-1], device=self.tensors[0].device)
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """What of a buffer belongs to each parameter, in its shape and layout."""
         return [
             buffer[start : start + p.numel()].as_strided(p.shape, torch.empty_like(p).stride())
-            for start, p in zip(self._starts, self.tensors, strict=False)
+            for start, p in zip(self.starts, self.tensors, strict=False)
         ]
 
     @property
@@ -83,16 +83,16 @@ class Parameters:
 
     def forget(self) -> None:
         """Drop what a backward pass that did not end has left."""
-        for leaf in self._leaves:
+        for leaf in self.leaves:
             leaf.grad = None
 
     def gather(self, *, add: bool = False) -> None:
         """Collect the gradients of a backward pass in the buffer, or add them to those that are there."""
-        self._take(range(len(self.tensors)), add=add)
+        self.take(range(len(self.tensors)), add=add)
 
-    def _take(self, numbers: Collection[int], *, add: bool = False) -> None:
+    def take(self, numbers: Collection[int], *, add: bool = False) -> None:
         """The gradients of some parameters."""
-        found = [(self.gradient_views[i], self._leaves[i].grad) for i in numbers]
+        found = [(self.gradient_views[i], self.leaves[i].grad) for i in numbers]
         for view, gradient in found:
             if gradient is None and not add:  # the loss does not depend on it
                 view.zero_()
@@ -101,7 +101,7 @@ class Parameters:
             views, gradients = zip(*((v, g) for v, g in found if g is not None and g.dtype == kind), strict=True)
             (torch._foreach_add_ if add else torch._foreach_copy_)(views, gradients)
         for i in numbers:
-            self._leaves[i].grad = None
+            self.leaves[i].grad = None
 
     def _averaging(self, average: Tensor) -> nn.Module:
         memo: dict[int, Any] = {
@@ -113,7 +113,7 @@ class Parameters:
     def _reading(self) -> nn.Module:
         """A twin of the network with the low copies among its parameters; all other tensors are the network's own."""
         memo: dict[int, Any] = {id(tensor): tensor for tensor in (*self.network.parameters(), *self.network.buffers())}
-        memo |= {id(parameter): leaf for parameter, leaf in zip(self.tensors, self._leaves, strict=True)}
+        memo |= {id(parameter): leaf for parameter, leaf in zip(self.tensors, self.leaves, strict=True)}
         return copy.deepcopy(self.network, memo).train()
 
 
@@ -132,7 +132,7 @@ class Exchange:
         self._of = {i: number for number, piece in enumerate(self._pieces) for i in piece}
         self._left: list[int] = []
         self._sent: list[Any] = []
-        for i, leaf in enumerate(parameters._leaves):
+        for i, leaf in enumerate(parameters.leaves):
             leaf.register_post_accumulate_grad_hook(self._counts(i))
 
     def begin(self) -> None:
@@ -161,8 +161,8 @@ class Exchange:
 
     def _send(self) -> None:
         piece, parameters = self._pieces[len(self._sent)], self._parameters
-        parameters._take(piece)
-        begin, end = parameters._starts[piece[0]], parameters._starts[piece[-1] + 1]
+        parameters.take(piece)
+        begin, end = parameters.starts[piece[0]], parameters.starts[piece[-1] + 1]
         self._sent.append(dist.all_reduce(parameters.gradients[begin:end], async_op=True))
 
 
@@ -171,7 +171,7 @@ def _pieces(parameters: Parameters) -> Iterator[range]:
     end = len(parameters.tensors)
     while end:
         start = end - 1
-        while start and 4 * (parameters._starts[end] - parameters._starts[start - 1]) <= _BUCKET:
+        while start and 4 * (parameters.starts[end] - parameters.starts[start - 1]) <= _BUCKET:
             start -= 1
         yield range(start, end)
         end = start
