@@ -132,7 +132,7 @@ def _compile(device: str) -> tuple[str, str | None]:
     missing = missing_tool()
     if missing is not None:
         return f"off: {missing} is missing", f"install {missing}"
-    return ("on" if device == "cuda" else "only for networks that were measured faster on a CPU"), None
+    return ("on" if device == "cuda" else "off: no faster on a CPU"), None
 
 
 def _precision(device: str) -> tuple[str, str | None]:

@@ -29,9 +29,6 @@ _WORTH_IT = 1.1  # times as fast bf16 has to be
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions that run under autocast; `fp32` and `tf32` do not."""
 
-PAYS_ON_CPU = frozenset({("edsr-baseline", "bf16")})
-"""Networks and precisions that a compiled step trains faster on the CPU, as benchmarks/test_step.py measures it."""
-
 
 def resolve(config: Config, previous: Config | None = None) -> Config:
     """Replace `auto` device, precision, compilation and graph and 0 threads by what will be used.
@@ -52,7 +49,7 @@ def resolve(config: Config, previous: Config | None = None) -> Config:
         precision = before.precision if before else ("bf16" if has_fast_bf16(device) else "fp32")
     threads = run.threads or (before.threads if before else torch.get_num_threads())
     compile_: Any = before.compile if before and run.compile == "auto" else run.compile
-    compile_ = resolve_compile(compile_, config.student.name, device, precision)
+    compile_ = resolve_compile(compile_, device)
     graph: Any = device == "cuda" if run.graph == "auto" else run.graph
     if before and run.graph == "auto":
         graph = before.graph
@@ -137,32 +134,22 @@ def compiled(network: nn.Module, choice: str) -> Forward:
     return torch.compile(network, mode=_MODES[choice], dynamic=False, fullgraph=True)
 
 
-def resolve_compile(choice: str, network: str, device_type: str, precision: str) -> str:
-    """What `auto` means here: on for CUDA, on the CPU where it was measured to pay; off without a compiler.
+def resolve_compile(choice: str, device_type: str) -> str:
+    """What `auto` means here: on for CUDA where there is a compiler; on a CPU it trains no faster.
 
     Args:
         choice: auto, off, default or max-autotune.
-        network: Its name.
         device_type: "cuda" or "cpu".
-        precision: Resolved.
 
     Raises:
         UserError: Compilation is asked for and cannot be had.
     """
+    missing = None if choice == "off" else missing_tool()
     if choice == "auto":
-        return "default" if why_off(network, device_type, precision) is None else "off"
-    missing = missing_tool() if choice != "off" else None
+        return "default" if device_type == "cuda" and missing is None else "off"
     if missing is not None:
         raise UserError(f"run.compile={choice} needs {missing}; install it, or use --set run.compile=off")
     return choice
-
-
-def why_off(network: str, device_type: str, precision: str) -> str | None:
-    """Why `auto` compiles nothing here; None where it does."""
-    if device_type != "cuda" and (network, precision) not in PAYS_ON_CPU:
-        return "it was not measured to be faster on a CPU"
-    missing = missing_tool()
-    return None if missing is None else f"it needs {missing}"
 
 
 def missing_tool() -> str | None:

@@ -13,7 +13,7 @@ from eco_fast.errors import UserError
 from eco_fast.train.graph import why_not
 from eco_fast.train.inputs import load_inputs
 from eco_fast.train.loop import Loop, Result
-from eco_fast.train.machine import configure, describe, device_type, resolve, versions, why_off
+from eco_fast.train.machine import configure, describe, device_type, missing_tool, resolve, versions
 from eco_fast.train.peers import differences, refuse_differences
 from eco_fast.train.run_folder import RunFolder, RunState
 from eco_fast.train.update import Update, make_update
@@ -149,8 +149,8 @@ def _with_or_without_graph(config: Config, world: World, display: Display) -> Co
 
 def _say_what_is_used(config: Config, world: World, display: Display) -> None:
     run = config.run
-    reason = why_off(config.student.name, run.device, run.precision) if run.compile == "off" else None
-    off = f" ({reason})" if reason else ""
+    missing = missing_tool() if run.compile == "off" and run.device == "cuda" else None
+    off = f" (it needs {missing})" if missing else ""
     graph = ", one CUDA graph per update" if run.graph is True else ""
     display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}")
     if len(world.machines) > 1:
