@@ -134,7 +134,9 @@ class Loop:
         """Validate, every process its share of the images; whether it was the best so far."""
         world = self.world
         world.copy(self.student.network.buffers())  # statistics of a normalisation are each process's own
-        scores = evaluate(self.student.averaged, self.valid[world.rank :: world.size], self.config.scale, ssim=False)
+        mine, scale = self.valid[world.rank :: world.size], self.config.scale
+        precision = "bf16" if self.config.run.valid_precision == "bf16" else "fp32"  # older runs never settled theirs
+        scores = evaluate(self.student.averaged, mine, scale, ssim=False, precision=precision)
         total, count = world.sums([sum(scores.psnr), len(scores.psnr)])
         self.psnr_y = total / count
         self.log.write({"kind": "valid", "step": done, "psnr_y": self.psnr_y})

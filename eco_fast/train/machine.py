@@ -31,9 +31,10 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve(config: Config, previous: Config | None = None) -> Config:
-    """Replace `auto` device, precision, compilation and graph and 0 threads by what will be used.
+    """Replace `auto` device, precisions, compilation and graph and 0 threads by what will be used.
 
-    A resumed run takes what its first part used (`previous`), so that the same bits come out.
+    A resumed run takes what its first part used (`previous`), so that the same bits come out. The teacher's precision
+    is settled later, where its store is seen; here only that of the first part is taken.
 
     Raises:
         UserError: CUDA or a compiler is asked for and there is none.
@@ -53,8 +54,19 @@ def resolve(config: Config, previous: Config | None = None) -> Config:
     graph: Any = device == "cuda" if run.graph == "auto" else run.graph
     if before and run.graph == "auto":
         graph = before.graph
+    valid: Any = run.valid_precision
+    if valid == "auto":
+        valid = before.valid_precision if before else fast_on_gpu(device) if precision in AUTOCAST else "fp32"
+    teacher: Any = config.teacher.precision
+    if previous and teacher == "auto":
+        teacher = previous.teacher.precision
     update = {"device": device, "precision": precision, "threads": threads, "compile": compile_, "graph": graph}
-    return config.model_copy(update={"run": run.model_copy(update=update)})
+    return config.model_copy(
+        update={
+            "run": run.model_copy(update=update | {"valid_precision": valid}),
+            "teacher": config.teacher.model_copy(update={"precision": teacher}),
+        }
+    )
 
 
 def autocast(precision: str, device_type: str) -> AbstractContextManager[object]:
@@ -90,6 +102,14 @@ def versions() -> dict[str, str]:
 def device_type(choice: str) -> str:
     """What `auto` means here: "cuda" if there is one, else "cpu"."""
     return choice if choice != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fast_on_gpu(device: str) -> str:
+    """The precision of a network that only answers: bf16 on GPUs that are fast at it; fp32 elsewhere.
+
+    A CPU keeps to fp32 whether or not it has bf16, so that all CPUs answer alike.
+    """
+    return "bf16" if device == "cuda" and has_fast_bf16(device) else "fp32"
 
 
 @cache

@@ -105,7 +105,7 @@ def _train(config: Config, world: World, display: Display, *, resume: bool, teac
     folder = RunFolder(config.run.out, config.run.keep_last)
     configure(config.run)
     inputs = load_inputs(config, teacher, display, world)
-    config = _with_or_without_graph(config, world, display)
+    config = _with_or_without_graph(inputs.config, world, display)
     _say_what_is_used(config, world, display)
     update = make_update(config, inputs.student, world)
     if resume:
@@ -152,7 +152,8 @@ def _say_what_is_used(config: Config, world: World, display: Display) -> None:
     missing = missing_tool() if run.compile == "off" and run.device == "cuda" else None
     off = f" (it needs {missing})" if missing else ""
     graph = ", one CUDA graph per update" if run.graph is True else ""
-    display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}")
+    valid = ", validation in bf16" if config.data.valid and run.valid_precision == "bf16" else ""
+    display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}{valid}")
     if len(world.machines) > 1:
         display.line(f"{world.size} processes on {', '.join(world.machines)}; the first one keeps the run in {run.out}")
     for line in differences(describe(run, world), world):
