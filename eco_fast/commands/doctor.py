@@ -112,7 +112,7 @@ def _kernels(device: str) -> tuple[str, str | None]:
     try:
         kernels = runs_kernels(torch.device(device))
     except ValueError as error:
-        return f"nothing: {error}", "unset ECO_KERNELS"
+        return "nothing", str(error)
     if kernels:
         return "Triton kernels", None
     wanted = device == "cuda" and importlib.util.find_spec("triton") is None

@@ -13,7 +13,7 @@ from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.models import placed
 from eco_fast.models.weights import load_network
-from eco_fast.train.machine import device_type
+from eco_fast.train.machine import device_type, refuse_unusable_kernels
 from eco_fast.train.teacher import freeze, settled_precision, store_teacher
 
 
@@ -38,6 +38,7 @@ def prepare_store(
     if teacher_file is not None:
         scale, network = _teacher(teacher_file, teacher_name, scales)
         device = device_type("auto")
+        refuse_unusable_kernels(device)
         precision = settled_precision(precision, network, device, stored_teachers(out, scale))
         display.line(f"centroids in {precision}, rounded to 8 bit")
         teacher = store_teacher(placed(network, device), scale, precision, device)

@@ -18,6 +18,7 @@ import eco_fast
 from eco_fast.config import Config, RunConfig
 from eco_fast.errors import UserError
 from eco_fast.train.world import World
+from eco_kernels.dispatch import runs_kernels
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -45,6 +46,7 @@ def resolve(config: Config, previous: Config | None = None) -> Config:
         device = before.device if before else device_type(device)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("run.device is cuda but PyTorch sees no CUDA device; use --set run.device=cpu")
+    refuse_unusable_kernels(device)
     precision: Any = run.precision
     if precision == "auto":
         precision = before.precision if before else ("bf16" if has_fast_bf16(device) else "fp32")
@@ -110,6 +112,18 @@ def fast_on_gpu(device: str) -> str:
     A CPU keeps to fp32 whether or not it has bf16, so that all CPUs answer alike.
     """
     return "bf16" if device == "cuda" and has_fast_bf16(device) else "fp32"
+
+
+def refuse_unusable_kernels(device: str) -> None:
+    """Find out before any work is done whether `eco_kernels` can compute on a device.
+
+    Raises:
+        UserError: It cannot: ECO_KERNELS is wrong, or Triton lacks something.
+    """
+    try:
+        runs_kernels(torch.device(device))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 @cache

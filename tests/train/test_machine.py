@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from eco_fast.config import parse_config
+from eco_fast.errors import UserError
 from eco_fast.train import machine
+from eco_kernels.dispatch import forget_choices
 
 
 @pytest.mark.parametrize(("bf16", "expected"), [(0.5, True), (0.95, False), (2.0, False)])
@@ -70,3 +72,12 @@ def test_precisions_of_a_resumed_run_are_those_of_its_first_part() -> None:
     resumed = machine.resolve(auto, previous=first)
     assert (resumed.run.valid_precision, resumed.teacher.precision) == ("bf16", "bf16")
     assert machine.resolve(auto).teacher.precision == "auto"  # its store decides
+
+
+def test_kernels_that_cannot_be_used_are_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO_KERNELS", "fast")
+    forget_choices()
+    with pytest.raises(UserError, match=r"^ECO_KERNELS is 'fast'; it must be one of auto, reference, triton$"):
+        machine.resolve(parse_config({"run": {"device": "cpu"}}, "test"))
+    monkeypatch.undo()
+    forget_choices()
