@@ -49,7 +49,8 @@ class Graphed:
         self.graph: Any = None
         self._update, self._cuda, self._say = update, cuda, say
         self._failed = False
-        self._stream = cuda.Stream()
+        # Before the teacher's lane, whose priority is 0: kernels keep that of the stream they were captured on.
+        self._stream = cuda.Stream(priority=-1)
         self._parts: tuple[bool, ...] = ()  # which ones the batches of the graph have
         self._left = 0  # updates of this kind before the capture
         self._static: Batch | None = None

@@ -54,7 +54,8 @@ class FakeCuda:
         self.captures, self.replays = 0, 0
         self.CUDAGraph = lambda: SimpleNamespace(replay=None)
 
-    def Stream(self) -> torch.cpu.Stream:
+    def Stream(self, priority: int) -> torch.cpu.Stream:
+        assert priority < 0  # before the lane of the teacher
         return torch.cpu.Stream()
 
     def current_stream(self) -> torch.cpu.Stream:
