@@ -54,6 +54,8 @@ class Loop:
         self.checkpoint = world.share(self.folder.checkpoints.latest())
         self.log.start(progress)
         done, stopped = first, False
+        if run.compile != "off" and done < run.steps:
+            self.display.line("compiling the network; the first steps take a while")
         with stop_signal() as stop, self.display.training(run.steps, first) as show:
             while done < run.steps and not stopped:
                 line = self.advance(done)

@@ -5,25 +5,18 @@ import platform
 import shutil
 import sysconfig
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 import eco_fast
 from eco_fast.config import Config, RunConfig
 from eco_fast.errors import UserError
 from eco_fast.train.world import World
 from eco_kernels.dispatch import runs_kernels
-
-Forward = Callable[[Tensor], Tensor]
-
-# CUDA graphs are captured by the run itself: those of the compiler share memory between networks that run side by side.
-_MODES = {"default": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 
 _WORTH_IT = 1.1  # times as fast bf16 has to be
 
@@ -155,17 +148,6 @@ def _seconds(dtype: torch.dtype) -> float:
     y = torch.nn.functional.conv2d(x, weight, padding=1)
     torch.autograd.grad(y, (x, weight), torch.ones_like(y))
     return time.perf_counter() - started
-
-
-def compiled(network: nn.Module, choice: str) -> Forward:
-    """The network as a callable, compiled unless `choice` is "off".
-
-    The network itself stays as it is: evaluation calls it uncompiled, with images of any size, and cannot disturb the
-    compiled one.
-    """
-    if choice == "off":
-        return network
-    return torch.compile(network, mode=_MODES[choice], dynamic=False, fullgraph=True)
 
 
 def resolve_compile(choice: str, device_type: str) -> str:
