@@ -39,7 +39,10 @@ class NoDriver:
     """What `Graphs` uses of `torch.cuda`."""
 
     def __init__(self) -> None:
-        self.Stream, self.stream, self.current_stream = torch.cpu.Stream, torch.cpu.stream, torch.cpu.current_stream
+        self.stream, self.current_stream = torch.cpu.stream, torch.cpu.current_stream
+
+    def Stream(self, priority: int) -> torch.cpu.Stream:
+        return torch.cpu.Stream()
 
     def CUDAGraph(self) -> Any:
         return SimpleNamespace(replay=lambda: None)

@@ -36,7 +36,7 @@ class TeacherConfig(Section):
 
     file: Path | None = None
     name: str | None = None  # of the network, for a bare weights file
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: that of stored ones, else bf16 on GPUs where it is fast
     mode: Literal["auto", "cached", "online"] = "auto"  # auto: online where `files` decodes while training, else cached
     context: PositiveInt = 2  # LR pixels around a patch that an online teacher sees
     rounding: Literal["8bit", "none"] = "8bit"  # of an online teacher's centroids; stored ones are 8 bit
@@ -108,6 +108,7 @@ class RunConfig(Section):
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    valid_precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs that train in bf16 or fp16
     compile: Literal["auto", "off", "default", "max-autotune"] = "auto"
     lanes: bool = True  # make batches one step ahead, on a stream of their own
     graph: Literal["auto"] | bool = "auto"  # replay batch and update as CUDA graphs; auto: on a GPU

@@ -121,7 +121,7 @@ class Lab:
             if name == "own":
                 self._train([OWN_TEACHER])
             config = self.teacher(name)
-            teacher = store_teacher(load_teacher(config, 2), 2, config.precision, "cpu")
+            teacher = store_teacher(load_teacher(config, 2), 2, "fp32", "cpu")
             prepare(folders, [2], self._store, teacher=teacher, progress=self.display.rate)
 
     def teacher(self, name: str) -> TeacherConfig:

@@ -32,8 +32,9 @@ def prepare(
     ] = None,
     model: Annotated[str | None, network("--model")] = None,
     precision: Annotated[
-        str, choice("--precision", "NAME", one_of("fp32", "bf16"), "Arithmetic of the teacher: fp32 or bf16.")
-    ] = "fp32",
+        str,
+        choice("--precision", "NAME", one_of("auto", "fp32", "bf16"), "Arithmetic of the teacher: auto, fp32 or bf16."),
+    ] = "auto",
     allow_16bit: Annotated[
         bool, typer.Option("--allow-16bit", help="Round images of 16 bit to 8 instead of refusing them.")
     ] = False,

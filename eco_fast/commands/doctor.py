@@ -112,7 +112,7 @@ def _kernels(device: str) -> tuple[str, str | None]:
     try:
         kernels = runs_kernels(torch.device(device))
     except ValueError as error:
-        return f"nothing: {error}", "unset ECO_KERNELS"
+        return "nothing", str(error)
     if kernels:
         return "Triton kernels", None
     wanted = device == "cuda" and importlib.util.find_spec("triton") is None
@@ -132,7 +132,7 @@ def _compile(device: str) -> tuple[str, str | None]:
     missing = missing_tool()
     if missing is not None:
         return f"off: {missing} is missing", f"install {missing}"
-    return ("on" if device == "cuda" else "only for networks that were measured faster on a CPU"), None
+    return ("on" if device == "cuda" else "off: no faster on a CPU"), None
 
 
 def _precision(device: str) -> tuple[str, str | None]:

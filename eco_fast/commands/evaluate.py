@@ -32,6 +32,7 @@ from eco_fast.evaluate.published import published
 from eco_fast.evaluate.run import OnImage, Scores, evaluate
 from eco_fast.models import placed
 from eco_fast.models.weights import load_network, read_weights, weights_file
+from eco_fast.train.machine import refuse_unusable_kernels
 
 
 def evaluate_checkpoint(
@@ -80,6 +81,7 @@ def evaluate_checkpoint(
     network = load_network(checkpoint, name=model, scale=scale, raw=raw)
     scale = int(network.scale)  # type: ignore[arg-type]
     device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    refuse_unusable_kernels(device)
     network = placed(network, device)
     label = model or _name_in(checkpoint) or str(getattr(network, "architecture", type(network).__name__)).lower()
     label += " x8" if ensemble else ""

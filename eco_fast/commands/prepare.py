@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.table import Table
+from torch import nn
 
 from eco_fast.commands.contact_sheet import save_contact_sheet
-from eco_fast.data.make_store import Teacher, prepare
-from eco_fast.data.store import PreparedStore
+from eco_fast.data.make_store import prepare
+from eco_fast.data.store import PreparedStore, stored_teachers
 from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.models import placed
 from eco_fast.models.weights import load_network
-from eco_fast.train.teacher import freeze, store_teacher
+from eco_fast.train.machine import device_type, refuse_unusable_kernels
+from eco_fast.train.teacher import freeze, settled_precision, store_teacher
 
 
 def prepare_store(
@@ -35,7 +36,12 @@ def prepare_store(
     display = Display()
     teacher = None
     if teacher_file is not None:
-        teacher = _teacher(teacher_file, teacher_name, scales, precision)
+        scale, network = _teacher(teacher_file, teacher_name, scales)
+        device = device_type("auto")
+        refuse_unusable_kernels(device)
+        precision = settled_precision(precision, network, device, stored_teachers(out, scale))
+        display.line(f"centroids in {precision}, rounded to 8 bit")
+        teacher = store_teacher(placed(network, device), scale, precision, device)
     prepare(folders, scales, out, lr_dir=lr_dir, teacher=teacher, allow_16bit=allow_16bit, progress=display.rate)
     show_store(out)
 
@@ -77,9 +83,8 @@ def show_store(path: Path, sheet: Path | None = None) -> None:
         display.line(f"contact sheet of {shown} images: {sheet}")
 
 
-def _teacher(file: Path, name: str | None, scales: Sequence[int], precision: str) -> Teacher:
-    """The teacher, at the one scale of those asked for that its file is for."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def _teacher(file: Path, name: str | None, scales: Sequence[int]) -> tuple[int, nn.Module]:
+    """The teacher, and the one scale of those asked for that its file is for."""
     fitting, reasons = [], []
     for scale in scales:
         try:
@@ -89,5 +94,4 @@ def _teacher(file: Path, name: str | None, scales: Sequence[int], precision: str
     if not fitting:
         raise UserError(reasons[-1])
     scale, network = fitting[0]
-    network = placed(freeze(network), device)
-    return store_teacher(network, scale, precision, device)
+    return scale, freeze(network)

@@ -20,6 +20,7 @@ from eco_fast.evaluate.pictures import png, save_comparison
 from eco_fast.files import write, writing
 from eco_fast.models import placed
 from eco_fast.models.weights import load_network
+from eco_fast.train.machine import refuse_unusable_kernels
 
 _ALPHA_MODES = {"RGBA", "LA", "PA"}
 
@@ -61,6 +62,7 @@ def upscale(
     display, notes = Display(), Notes()
     network = load_network(model, name=name, scale=scale)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    refuse_unusable_kernels(device)
     network = placed(network, device)
     factor = int(network.scale)  # type: ignore[arg-type]
     targets = _targets([file for path in images for file in find_images(path)], out, factor, force)

@@ -143,11 +143,11 @@ class PreparedStore:
     @cached_property
     def kinds(self) -> set[str]:
         """The folders that hold an array of every image."""
-        return set.intersection(*(set(entry.crc32) for entry in self.entries))
+        return _kinds_of_all(self.entries)
 
     def teachers(self, scale: int) -> list[str]:
         """Hashes of the teachers with centroids at a scale."""
-        return sorted(kind.rpartition("_")[2] for kind in self.kinds if kind.startswith(f"centroid_x{scale}_"))
+        return _teachers(self.kinds, scale)
 
     def file(self, kind: str, entry: Entry) -> Path:
         """An array on disk."""
@@ -236,6 +236,22 @@ def read_index(path: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise UserError(f"{path} has format {found}, this version reads {FORMAT}; make it again with eco-fast prepare")
     return index
+
+
+def stored_teachers(path: Path, scale: int) -> list[str]:
+    """As `PreparedStore.teachers`, by the index alone: nothing is checked. Empty where there is no index to be read."""
+    try:
+        return _teachers(_kinds_of_all([Entry.parse(record) for record in read_index(path)["images"]]), scale)
+    except (UserError, KeyError, TypeError, ValueError, AttributeError):
+        return []
+
+
+def _kinds_of_all(entries: Sequence[Entry]) -> set[str]:
+    return set.intersection(*(set(entry.crc32) for entry in entries))
+
+
+def _teachers(kinds: set[str], scale: int) -> list[str]:
+    return sorted(kind.rpartition("_")[2] for kind in kinds if kind.startswith(f"centroid_x{scale}_"))
 
 
 def checksum(image: Image) -> int:

@@ -150,6 +150,7 @@ class Training:
             "student.name": _NETWORK,
             "student.options": _OPTIONS,
             "teacher.file": "given",
+            "teacher.precision": "fp32",
             "data.train": [str(self.folder / "images")],
             "data.store": str(self.folder / "store"),
             "data.patch": 24,

@@ -52,6 +52,7 @@ class Graphs:
         say: Callable[[str], None] = print,
         *,
         stay: bool = False,
+        priority: int = 0,
         undo: Callable[[], None] = lambda: None,
     ) -> None:
         """Nothing is captured yet.
@@ -61,13 +62,14 @@ class Graphs:
             device: Where the work reads.
             say: Told that line.
             stay: The inputs of a slot lie in one place in all calls; else they are copied to one.
+            priority: Of its kernels, beside those of other graphs; lower is first.
             undo: Called after a failed capture, which has computed nothing.
         """
         self.captures = 0
         self._what, self._device, self._say = what, device, say
         self._stay, self._undo = stay, undo
         self._cuda: Any = torch.cuda
-        self._stream = self._cuda.Stream()
+        self._stream = self._cuda.Stream(priority=priority)  # kernels keep that of the stream they were captured on
         self._kind: Hashable = None
         self._left = 0  # calls of this kind before the first capture
         self._captured: dict[int, Captured] = {}

@@ -29,6 +29,7 @@ from eco_fast.data.store import (
     lr_kind,
     read_index,
     sizes,
+    stored_teachers,
 )
 from eco_fast.display import Display
 from eco_fast.eco.objective import needs_teacher
@@ -40,6 +41,7 @@ from eco_fast.train.peers import Facts, differences, digest, first_to_see, refus
 from eco_fast.train.teacher import (
     load_teacher,
     refuse_shared_storage,
+    settled_precision,
     store_teacher,
     teacher_identity,
     warn_of_a_weak_teacher,
@@ -53,6 +55,7 @@ Images = TrainingSet | ArrayFiles | ImageFiles
 class Inputs(NamedTuple):
     """Everything a run reads, loaded and checked before the first step."""
 
+    config: Config  # with the teacher's precision settled
     images: Images
     valid: list[Pair]
     student: nn.Module
@@ -75,15 +78,20 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display, wor
     """
     data, world = config.data, world or World()
     several = len(world.machines) > 1
+    online = config.teacher.mode == "online" or (config.teacher.mode == "auto" and data.source == "files")
     # Networks.
     with world.agree():
         student = load_student(config, display)
         teacher = _load_teacher(config, teacher, student)
+        cached = teacher is not None and not online and data.train
+        store = _store(config) if cached else None
+    if teacher is not None:
+        config = _settle_precision(config, teacher, store, world, display)
+    with world.agree():
         facts = _network_facts(config, teacher) if several else {}
     refuse_differences(facts, world, "give all machines the same weights")
     # Numbers drawn from a seed may differ in the last bit between kinds of CPU.
     world.copy(student.state_dict(keep_vars=True).values())
-    online = config.teacher.mode == "online" or (config.teacher.mode == "auto" and data.source == "files")
     # Images as they are named.
     valid_notes = Notes()
     with world.agree():
@@ -106,7 +114,7 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display, wor
     display.line(f"{len(images.heights)} training images, {len(valid)} validation images")
     if data.valid is not None and data.valid.resolve() in {path.resolve() for path in data.train}:
         display.line(f"WARNING: {data.valid} is trained on and validated on; its PSNR says little about other images")
-    return Inputs(images, valid, student, teacher if online else None)
+    return Inputs(config, images, valid, student, teacher if online else None)
 
 
 def load_student(config: Config, display: Display) -> nn.Module:
@@ -125,6 +133,25 @@ def _load_teacher(config: Config, teacher: nn.Module | None, student: nn.Module)
     teacher = teacher or load_teacher(config.teacher, config.scale)
     refuse_shared_storage(teacher, student)
     return placed(teacher, config.run.device)
+
+
+def _settle_precision(config: Config, teacher: nn.Module, store: Path | None, world: World, display: Display) -> Config:
+    """Replace a teacher's precision `auto` by what the first process takes; say what that is.
+
+    Args:
+        config: Of the run.
+        teacher: On its device.
+        store: What holds its centroids, or will; None where they are made while training.
+        world: All processes of the run call this.
+        display: Where the line is shown.
+    """
+    settings = config.teacher
+    stored = [] if store is None else stored_teachers(store, config.scale)
+    precision = world.share(settled_precision(settings.precision, teacher, config.run.device, stored))
+    rounded = "" if store is None and settings.rounding == "none" else ", rounded to 8 bit"
+    held = f"; {store} holds them" if teacher_identity(teacher, precision) in stored else ""
+    display.line(f"centroids in {precision}{rounded}{held}")
+    return config.model_copy(update={"teacher": settings.model_copy(update={"precision": precision})})
 
 
 def _goes_first(config: Config, world: World, display: Display) -> bool:
@@ -224,7 +251,11 @@ def _from_store(
     with display.count("checking") as count:
         store = PreparedStore.open(path, progress=count)
     if teacher is not None and teacher.identity not in store.teachers(scale):
-        raise UserError(f"{path} has no centroids of this teacher at x{scale}; run eco-fast prepare with --teacher")
+        precision = config.teacher.precision
+        raise UserError(
+            f"{path} has no {precision} centroids of this teacher at x{scale}; "
+            f"run eco-fast prepare with --teacher and --precision {precision}"
+        )
     notes.take(store.notes)
     entries = store.holding(scale, data.patch, notes)
     identity = None if teacher is None else teacher.identity

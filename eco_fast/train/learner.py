@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from eco_fast.config import GuardConfig, OptimConfig, RunConfig
 from eco_fast.data.rows import BLOCK, rows_on
-from eco_fast.train.machine import autocast, compiled
+from eco_fast.train.compiler import compiled
+from eco_fast.train.machine import autocast
 from eco_fast.train.optim import FIRST_SCALE, clip_of, ema_share, learning_rate, make_optimizer
 from eco_fast.train.parameters import Exchange, Parameters, rounded_by_autocast
 from eco_fast.train.world import World

@@ -53,6 +53,8 @@ class Loop:
         self.checkpoint = world.share(self.folder.checkpoints.latest())
         self.log.start(progress)
         done, stopped = first, False
+        if run.compile != "off" and done < run.steps:
+            self.display.line("compiling the network; the first steps take a while")
         with stop_signal() as stop, self.display.training(run.steps, first) as show:
             while done < run.steps and not stopped:
                 line = self.advance(done)
@@ -133,7 +135,9 @@ class Loop:
         """Validate, every process its share of the images; whether it was the best so far."""
         world = self.world
         world.copy(self.student.network.buffers())  # statistics of a normalisation are each process's own
-        scores = evaluate(self.student.averaged, self.valid[world.rank :: world.size], self.config.scale, ssim=False)
+        mine, scale = self.valid[world.rank :: world.size], self.config.scale
+        precision = "bf16" if self.config.run.valid_precision == "bf16" else "fp32"  # older runs never settled theirs
+        scores = evaluate(self.student.averaged, mine, scale, ssim=False, precision=precision)
         total, count = world.sums([sum(scores.psnr), len(scores.psnr)])
         self.psnr_y = total / count
         self.log.write({"kind": "valid", "step": done, "psnr_y": self.psnr_y})

@@ -5,38 +5,30 @@ import platform
 import shutil
 import sysconfig
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 import eco_fast
 from eco_fast.config import Config, RunConfig
 from eco_fast.errors import UserError
 from eco_fast.train.world import World
-
-Forward = Callable[[Tensor], Tensor]
-
-# CUDA graphs are captured by the run itself: those of the compiler share memory between networks that run side by side.
-_MODES = {"default": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+from eco_kernels.dispatch import runs_kernels
 
 _WORTH_IT = 1.1  # times as fast bf16 has to be
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions that run under autocast; `fp32` and `tf32` do not."""
 
-PAYS_ON_CPU = frozenset({("edsr-baseline", "bf16")})
-"""Networks and precisions that a compiled step trains faster on the CPU, as benchmarks/test_step.py measures it."""
-
 
 def resolve(config: Config, previous: Config | None = None) -> Config:
-    """Replace `auto` device, precision, compilation and graph and 0 threads by what will be used.
+    """Replace `auto` device, precisions, compilation and graph and 0 threads by what will be used.
 
-    A resumed run takes what its first part used (`previous`), so that the same bits come out.
+    A resumed run takes what its first part used (`previous`), so that the same bits come out. The teacher's precision
+    is settled later, where its store is seen; here only that of the first part is taken.
 
     Raises:
         UserError: CUDA or a compiler is asked for and there is none.
@@ -47,17 +39,29 @@ def resolve(config: Config, previous: Config | None = None) -> Config:
         device = before.device if before else device_type(device)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("run.device is cuda but PyTorch sees no CUDA device; use --set run.device=cpu")
+    refuse_unusable_kernels(device)
     precision: Any = run.precision
     if precision == "auto":
         precision = before.precision if before else ("bf16" if has_fast_bf16(device) else "fp32")
     threads = run.threads or (before.threads if before else torch.get_num_threads())
     compile_: Any = before.compile if before and run.compile == "auto" else run.compile
-    compile_ = resolve_compile(compile_, config.student.name, device, precision)
+    compile_ = resolve_compile(compile_, device)
     graph: Any = device == "cuda" if run.graph == "auto" else run.graph
     if before and run.graph == "auto":
         graph = before.graph
+    valid: Any = run.valid_precision
+    if valid == "auto":
+        valid = before.valid_precision if before else fast_on_gpu(device) if precision in AUTOCAST else "fp32"
+    teacher: Any = config.teacher.precision
+    if previous and teacher == "auto":
+        teacher = previous.teacher.precision
     update = {"device": device, "precision": precision, "threads": threads, "compile": compile_, "graph": graph}
-    return config.model_copy(update={"run": run.model_copy(update=update)})
+    return config.model_copy(
+        update={
+            "run": run.model_copy(update=update | {"valid_precision": valid}),
+            "teacher": config.teacher.model_copy(update={"precision": teacher}),
+        }
+    )
 
 
 def autocast(precision: str, device_type: str) -> AbstractContextManager[object]:
@@ -101,6 +105,26 @@ def device_type(choice: str) -> str:
     return choice if choice != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def fast_on_gpu(device: str) -> str:
+    """The precision of a network that only answers: bf16 on GPUs that are fast at it; fp32 elsewhere.
+
+    A CPU keeps to fp32 whether or not it has bf16, so that all CPUs answer alike.
+    """
+    return "bf16" if device == "cuda" and has_fast_bf16(device) else "fp32"
+
+
+def refuse_unusable_kernels(device: str) -> None:
+    """Find out before any work is done whether `eco_kernels` can compute on a device.
+
+    Raises:
+        UserError: It cannot: ECO_KERNELS is wrong, or Triton lacks something.
+    """
+    try:
+        runs_kernels(torch.device(device))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 @cache
 def has_fast_bf16(device: str) -> bool:
     """Whether a network trains faster in bf16 than in fp32: on GPUs of sm_80 and later.
@@ -132,43 +156,22 @@ def _seconds(dtype: torch.dtype) -> float:
     return time.perf_counter() - started
 
 
-def compiled(network: nn.Module, choice: str) -> Forward:
-    """The network as a callable, compiled unless `choice` is "off".
-
-    The network itself stays as it is: evaluation calls it uncompiled, with images of any size, and cannot disturb the
-    compiled one.
-    """
-    if choice == "off":
-        return network
-    return torch.compile(network, mode=_MODES[choice], dynamic=False, fullgraph=True)
-
-
-def resolve_compile(choice: str, network: str, device_type: str, precision: str) -> str:
-    """What `auto` means here: on for CUDA, on the CPU where it was measured to pay; off without a compiler.
+def resolve_compile(choice: str, device_type: str) -> str:
+    """What `auto` means here: on for CUDA where there is a compiler; on a CPU it trains no faster.
 
     Args:
         choice: auto, off, default or max-autotune.
-        network: Its name.
         device_type: "cuda" or "cpu".
-        precision: Resolved.
 
     Raises:
         UserError: Compilation is asked for and cannot be had.
     """
+    missing = None if choice == "off" else missing_tool()
     if choice == "auto":
-        return "default" if why_off(network, device_type, precision) is None else "off"
-    missing = missing_tool() if choice != "off" else None
+        return "default" if device_type == "cuda" and missing is None else "off"
     if missing is not None:
         raise UserError(f"run.compile={choice} needs {missing}; install it, or use --set run.compile=off")
     return choice
-
-
-def why_off(network: str, device_type: str, precision: str) -> str | None:
-    """Why `auto` compiles nothing here; None where it does."""
-    if device_type != "cuda" and (network, precision) not in PAYS_ON_CPU:
-        return "it was not measured to be faster on a CPU"
-    missing = missing_tool()
-    return None if missing is None else f"it needs {missing}"
 
 
 def missing_tool() -> str | None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from eco_fast.config import Config
 from eco_fast.data.source import Patches
 from eco_fast.errors import UserError
+from eco_fast.train.compiler import compiled
 from eco_fast.train.inputs import Images
-from eco_fast.train.machine import AUTOCAST, compiled
+from eco_fast.train.machine import AUTOCAST
 from eco_kernels import downsample_mix, gather_patches
 from eco_kernels.bicubic import REACH
 

@@ -13,7 +13,7 @@ from eco_fast.errors import UserError
 from eco_fast.train.graph import why_not
 from eco_fast.train.inputs import load_inputs
 from eco_fast.train.loop import Loop, Result
-from eco_fast.train.machine import configure, describe, device_type, resolve, versions, why_off
+from eco_fast.train.machine import configure, describe, device_type, missing_tool, resolve, versions
 from eco_fast.train.peers import differences, refuse_differences
 from eco_fast.train.run_folder import RunFolder, RunState
 from eco_fast.train.update import Update, make_update
@@ -105,7 +105,7 @@ def _train(config: Config, world: World, display: Display, *, resume: bool, teac
     folder = RunFolder(config.run.out, config.run.keep_last)
     configure(config.run)
     inputs = load_inputs(config, teacher, display, world)
-    config = _with_or_without_graph(config, world, display)
+    config = _with_or_without_graph(inputs.config, world, display)
     _say_what_is_used(config, world, display)
     update = make_update(config, inputs.student, world)
     if resume:
@@ -149,10 +149,11 @@ def _with_or_without_graph(config: Config, world: World, display: Display) -> Co
 
 def _say_what_is_used(config: Config, world: World, display: Display) -> None:
     run = config.run
-    reason = why_off(config.student.name, run.device, run.precision) if run.compile == "off" else None
-    off = f" ({reason})" if reason else ""
+    missing = missing_tool() if run.compile == "off" and run.device == "cuda" else None
+    off = f" (it needs {missing})" if missing else ""
     graph = ", CUDA graphs" if run.graphed else ""
-    display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}")
+    valid = ", validation in bf16" if config.data.valid and run.valid_precision == "bf16" else ""
+    display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}{valid}")
     if len(world.machines) > 1:
         display.line(f"{world.size} processes on {', '.join(world.machines)}; the first one keeps the run in {run.out}")
     for line in differences(describe(run, world), world):

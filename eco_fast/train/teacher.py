@@ -1,6 +1,7 @@
 """The frozen teacher: loaded, judged, kept apart from the student, and known by its weights."""
 
 import statistics
+from collections.abc import Collection
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import super_resolve
 from eco_fast.evaluate.metrics import psnr_y
 from eco_fast.models.weights import load_network
+from eco_fast.train.machine import fast_on_gpu
 
 _CHECKED_IMAGES = 8
+_PRECISIONS = ("fp32", "bf16")
 
 
 def load_teacher(config: TeacherConfig, scale: int) -> nn.Module:
@@ -63,6 +66,29 @@ def teacher_identity(network: nn.Module, precision: str) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def settled_precision(choice: str, network: nn.Module, device: str, stored: Collection[str]) -> str:
+    """What `auto` means for a teacher: the precision of centroids that are there, else what is fast.
+
+    Centroids are rounded to 8 bit, which leaves little of what bf16 costs.
+
+    Args:
+        choice: auto, fp32 or bf16.
+        network: The teacher.
+        device: "cuda" or "cpu".
+        stored: Identities of teachers whose centroids are there.
+
+    Raises:
+        UserError: There is no such precision.
+    """
+    if choice in _PRECISIONS:
+        return choice
+    if choice != "auto":
+        raise UserError(f"unknown precision {choice!r}; take one of auto, {', '.join(_PRECISIONS)}")
+    fast = fast_on_gpu(device)
+    by_preference = sorted(_PRECISIONS, key=lambda precision: precision != fast)
+    return next((each for each in by_preference if teacher_identity(network, each) in stored), fast)
 
 
 def store_teacher(network: nn.Module, scale: int, precision: str, device: str) -> Teacher:

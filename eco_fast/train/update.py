@@ -67,7 +67,9 @@ class GraphedUpdate:
             say: Told why the capture failed, if it does.
         """
         self.learners, self.times = update.learners, update.times
-        self.graphs = Graphs("this update", device, say, stay=True, undo=self._undo)
+        self.graphs = Graphs(
+            "this update", device, say, stay=True, priority=-1, undo=self._undo
+        )  # before the next batch
         self._update, self._slot = update, 0
 
     def schedule(self, step: int) -> None:

@@ -10,6 +10,7 @@ The environment variable ECO_KERNELS decides, read once per device (see `forget_
 import importlib.util
 import inspect
 import os
+import subprocess
 from collections.abc import Callable
 from functools import cache, wraps
 from importlib import import_module
@@ -68,7 +69,8 @@ def runs_kernels(device: torch.device) -> bool:
     """Whether Triton kernels compute on `device`.
 
     Raises:
-        ValueError: ECO_KERNELS has another value, or asks for kernels where there can be none.
+        ValueError: ECO_KERNELS has another value, or asks for kernels where there can be none; or there is no C
+            compiler, which Triton needs on a GPU.
     """
     choice = os.environ.get("ECO_KERNELS", "auto")
     if choice not in CHOICES:
@@ -79,6 +81,8 @@ def runs_kernels(device: torch.device) -> bool:
         raise ValueError("ECO_KERNELS is 'triton' and Triton is not installed: pip install triton")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(f"ECO_KERNELS is 'triton' and a tensor is on {device}: that needs TRITON_INTERPRET=1")
+    if device.type == "cuda":
+        _load_driver()
     return True
 
 
@@ -86,6 +90,21 @@ def forget_choices() -> None:
     """Look at ECO_KERNELS again in the next call."""
     runs_kernels.cache_clear()
     implementation.cache_clear()
+
+
+def _load_driver() -> None:
+    """Load what Triton launches kernels by. A C compiler makes that, once; Triton's cache keeps it."""
+    from triton.runtime import driver
+
+    try:
+        _ = driver.active.utils
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        if isinstance(error, RuntimeError) and "C compiler" not in str(error):
+            raise
+        called = error.cmd[0] if isinstance(error, subprocess.CalledProcessError) else None
+        reason = f"{called} failed" if called else str(error).partition(". ")[0]
+        mend = "install gcc and Python's headers (python3-dev), or set ECO_KERNELS=reference"
+        raise ValueError(f"Triton cannot make its launcher ({reason}); {mend}") from error
 
 
 def _has_kernels(device: torch.device) -> bool:

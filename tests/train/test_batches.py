@@ -173,7 +173,7 @@ def test_processes_share_what_an_online_teacher_makes(photos: Path, tmp_path: Pa
         }
         settings = resolve(load_config("edsr-tiny", flags=flags))
         images = load_images(settings, None, Display(Console(quiet=True)))
-        return Batches(settings, Inputs(images, [], nn.Identity(), teacher), world, StepTimes("cpu"))
+        return Batches(settings, Inputs(settings, images, [], nn.Identity(), teacher), world, StepTimes("cpu"))
 
     whole = batches("resident", World())
     for size in (1, 2, 4):

@@ -48,13 +48,15 @@ class FakeCuda:
     def __init__(self, learners: Callable[[], Sequence[Learner]] = tuple, refused: Sequence[str] = ()) -> None:
         self.learners, self.refused = learners, refused
         self.what = ""
+        self.priorities: list[int] = []
         self.left: list[Any] = []  # what was closed after a capture that failed
         self.captures, self.replays, self.synchronized = 0, 0, 0
 
     def CUDAGraph(self) -> Any:
         return SimpleNamespace(replay=None)
 
-    def Stream(self) -> torch.cpu.Stream:
+    def Stream(self, priority: int) -> torch.cpu.Stream:
+        self.priorities.append(priority)
         return torch.cpu.Stream()
 
     def current_stream(self) -> torch.cpu.Stream:
@@ -259,6 +261,7 @@ def test_a_run_of_graphs_does_what_a_run_of_launches_does(
                 loop.advance(step)
             loop.close()
         # Phases of 11, 18 and 11 steps, two slots each.
+        assert cuda.priorities == ([-1, 0] if graphed else [])  # the update before the next batch
         assert cuda.captures == graphed * (2 - len(refused)) * 3 * 2
         weights.append(loop.student.parameters.weights)
     torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-7)

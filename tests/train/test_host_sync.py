@@ -64,7 +64,7 @@ def test_a_whole_schedule(optimiser: str, online: bool, monkeypatch: pytest.Monk
     student, teacher = build("edsr-tiny", 2, **OPTIONS), freeze(build("edsr-tiny", 2, **OPTIONS))
     plain = training_set(2, ((14, 15), (16, 14)))
     images = plain if online else cached(plain, teacher)
-    inputs = Inputs(images, [], student, teacher if online else None)
+    inputs = Inputs(settings, images, [], student, teacher if online else None)
     update = make_update(settings, student)
     batches = Batches(settings, inputs, World(), update.times)
 

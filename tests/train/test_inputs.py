@@ -1,4 +1,4 @@
-"""Which source `auto` takes."""
+"""Which source and which centroids `auto` takes."""
 
 from pathlib import Path
 
@@ -8,12 +8,14 @@ from rich.console import Console
 
 from eco_fast.config import load_config
 from eco_fast.data.flat import TrainingSet
+from eco_fast.data.make_store import prepare
 from eco_fast.data.mapped import ArrayFiles
 from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.train import inputs as module
-from eco_fast.train.inputs import Images, load_images
+from eco_fast.train.inputs import Images, Inputs, load_images, load_inputs
 from eco_fast.train.machine import resolve
+from eco_fast.train.teacher import freeze, store_teacher, teacher_identity
 from tests.train.test_online import Nearest
 
 
@@ -53,3 +55,42 @@ def test_files_have_no_stored_centroids(photos: Path) -> None:
 def test_the_old_name_of_a_source_is_named() -> None:
     with pytest.raises(UserError, match=r"data.source .*mapped"):
         load_config("edsr-tiny", ["data.source=packed"])
+
+
+class TestStoredInBf16:
+    """A store holds a teacher's centroids in bf16, and this is a CPU, which would make them in fp32."""
+
+    teacher = freeze(Nearest(2))
+
+    @pytest.fixture
+    def store(self, photos: Path, tmp_path: Path) -> Path:
+        prepare([photos], [2], tmp_path / "store", teacher=store_teacher(self.teacher, 2, "bf16", "cpu"))
+        return tmp_path / "store"
+
+    def inputs(self, images: Path, store: Path, capsys: pytest.CaptureFixture[str], **settings: object) -> Inputs:
+        flags = {"data.train": [str(images)], "data.store": str(store), "data.patch": 8, "run.device": "cpu"}
+        flags |= {"student.options": {"blocks": 1, "channels": 4}, "data.source": "mapped", **settings}
+        capsys.readouterr()
+        return load_inputs(resolve(load_config("edsr-tiny", flags=flags)), self.teacher, Display())
+
+    def assert_uses(self, inputs: Inputs, precision: str) -> None:
+        assert inputs.config.teacher.precision == precision
+        assert isinstance(inputs.images, ArrayFiles) and inputs.images.centroid is not None
+        assert teacher_identity(self.teacher, precision) in inputs.images.centroid[0]
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_auto(self, photos: Path, store: Path, named: bool, capsys: pytest.CaptureFixture[str]) -> None:
+        self.assert_uses(self.inputs(store if named else photos, store, capsys), "bf16")
+        assert f"centroids in bf16, rounded to 8 bit; {store} holds them\n" in capsys.readouterr().out
+
+    def test_another_precision_by_name(self, photos: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(UserError, match=r"no fp32 centroids .* prepare with --teacher and --precision fp32"):
+            self.inputs(store, store, capsys, **{"teacher.precision": "fp32"})
+        self.assert_uses(self.inputs(photos, store, capsys, **{"teacher.precision": "fp32"}), "fp32")
+        assert "centroids in fp32, rounded to 8 bit\n" in capsys.readouterr().out
+
+    def test_online(self, photos: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Nothing stored is read, so nothing stored decides."""
+        online = {"teacher.mode": "online", "teacher.rounding": "none"}
+        assert self.inputs(photos, store, capsys, **online).config.teacher.precision == "fp32"
+        assert "centroids in fp32\n" in capsys.readouterr().out

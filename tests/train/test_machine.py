@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from eco_fast.config import parse_config
+from eco_fast.errors import UserError
 from eco_fast.train import machine
+from eco_kernels.dispatch import forget_choices
 
 
 @pytest.mark.parametrize(("bf16", "expected"), [(0.5, True), (0.95, False), (2.0, False)])
@@ -41,3 +43,41 @@ def test_a_graph_by_default_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolved.run.graph is True
     resumed = config.model_copy(update={"run": resolved.run.model_copy(update={"graph": False})})
     assert machine.resolve(config, previous=resumed).run.graph is False
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "fast", "expected"),
+    [
+        ("cuda", "bf16", True, "bf16"),
+        ("cuda", "fp16", True, "bf16"),
+        ("cuda", "fp16", False, "fp32"),
+        ("cuda", "tf32", True, "fp32"),
+        ("cpu", "bf16", True, "fp32"),
+    ],
+)
+def test_validation_by_default(
+    device: str, precision: str, fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine, "has_fast_bf16", lambda device: fast)
+    settings = {"device": device, "precision": precision, "compile": "off"}
+    assert machine.resolve(parse_config({"run": settings}, "test")).run.valid_precision == expected
+    named = parse_config({"run": {**settings, "valid_precision": "bf16"}}, "test")
+    assert machine.resolve(named).run.valid_precision == "bf16"
+
+
+def test_precisions_of_a_resumed_run_are_those_of_its_first_part() -> None:
+    auto = parse_config({"run": {"device": "cpu", "precision": "fp32"}}, "test")
+    first = parse_config({"run": {"valid_precision": "bf16"}, "teacher": {"precision": "bf16"}}, "test")
+    resumed = machine.resolve(auto, previous=first)
+    assert (resumed.run.valid_precision, resumed.teacher.precision) == ("bf16", "bf16")
+    assert machine.resolve(auto).teacher.precision == "auto"  # its store decides
+
+
+def test_kernels_that_cannot_be_used_are_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO_KERNELS", "fast")
+    forget_choices()
+    with pytest.raises(UserError, match=r"^ECO_KERNELS is 'fast'; it must be one of auto, reference, triton$"):
+        machine.resolve(parse_config({"run": {"device": "cpu"}}, "test"))
+    monkeypatch.undo()
+    forget_choices()

@@ -56,7 +56,7 @@ def run(online: bool, drop: str | None = None, steps: int = 6) -> tuple[RaceChec
         for weight in teacher.parameters():
             weight.copy_(weight.clone())
         student = build("edsr-tiny", 2, **options)
-        inputs = Inputs(images, [], student, teacher if online else None)
+        inputs = Inputs(config, images, [], student, teacher if online else None)
         display, folder = Display(Console(quiet=True)), RunFolder(Path("never-made"), 1)
         loop = Loop(config, folder, inputs, make_update(config, student), display)
         updated: list[int] = []  # main's last work on a batch

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from eco_fast.config import load_config
 from eco_fast.errors import UserError
+from eco_fast.evaluate.run import evaluate
 from eco_fast.models.weights import load_network
-from eco_fast.train import batches
+from eco_fast.train import batches, loop
 from eco_fast.train.batches import Batch
 from eco_fast.train.guard import CollapseGuard
 from eco_fast.train.learner import Learner
@@ -282,3 +283,23 @@ def test_nan_from_some_step_on(photos: Path, tmp_path: Path, monkeypatch: pytest
         run(photos, tmp_path / "run", **settings)
     network = load_network(tmp_path / "run")
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
+
+
+def test_precisions_are_kept_and_said(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of validation is used; that of the teacher is recorded, and a resumed run goes on with it."""
+    used: list[str] = []
+    monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: used.append(kwargs["precision"]) or evaluate(*args))
+    teacher = run(photos, tmp_path / "teacher", data__valid=photos).checkpoint
+    settings = {"mode": "eco", "teacher__file": teacher, "data__valid": photos, "run__valid_precision": "bf16"}
+    run(photos, tmp_path / "run", **settings)
+    assert used == ["fp32", "bf16"]
+    said = capsys.readouterr().out
+    assert said.count("validation in bf16") == 1 and said.count("centroids in fp32, rounded to 8 bit\n") == 1
+    recorded = load_config(tmp_path / "run" / "config.toml")
+    assert (recorded.run.valid_precision, recorded.teacher.precision) == ("bf16", "fp32")
+    again = load_config(tmp_path / "run" / "config.toml", ["teacher.precision=auto", "run.valid_precision=auto"])
+    assert train(again, resume=True).checkpoint.name == "step-00000006"
+    with pytest.raises(UserError, match=r"teacher\.precision \(bf16 here, fp32 there\)"):
+        train(load_config(tmp_path / "run" / "config.toml", ["teacher.precision=bf16"]), resume=True)

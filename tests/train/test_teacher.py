@@ -1,12 +1,19 @@
-"""The guard against a teacher that shares memory with the student."""
+"""The guard against a teacher that shares memory with the student, and the precision of its centroids."""
 
 import copy
+from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
+from eco_fast.commands.prepare import prepare_store
+from eco_fast.data.store import PreparedStore, stored_teachers
 from eco_fast.errors import UserError
-from eco_fast.train.teacher import freeze, refuse_shared_storage
+from eco_fast.models import build
+from eco_fast.models.weights import identity, load_network, save_weights
+from eco_fast.train import machine
+from eco_fast.train.teacher import freeze, refuse_shared_storage, settled_precision, teacher_identity
 
 
 def test_the_student_itself_is_refused() -> None:
@@ -28,3 +35,59 @@ def test_a_copy_is_accepted_and_frozen() -> None:
     refuse_shared_storage(teacher, student)
     assert not teacher.training
     assert not any(p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    ("device", "fast", "stored", "expected"),
+    [
+        ("cuda", True, (), "bf16"),
+        ("cuda", False, (), "fp32"),
+        ("cpu", True, (), "fp32"),  # the same centroids on all CPUs
+        ("cuda", True, ("fp32",), "fp32"),
+        ("cpu", True, ("bf16",), "bf16"),
+        ("cuda", True, ("fp32", "bf16"), "bf16"),
+        ("cpu", True, ("fp32", "bf16"), "fp32"),
+    ],
+)
+def test_precision(
+    device: str, fast: bool, stored: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "has_fast_bf16", lambda device: fast)
+    teacher = nn.Conv2d(3, 3, 3)
+    known = ["of another", *(teacher_identity(teacher, each) for each in stored)]
+    assert settled_precision("auto", teacher, device, known) == expected
+    assert settled_precision("fp32", teacher, device, known) == "fp32"
+    assert settled_precision("bf16", teacher, device, known) == "bf16"
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_prepare_takes_what_is_stored(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another precision than this device's own; one that is named is made beside it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    file, options = tmp_path / "teacher.safetensors", {"blocks": 1, "channels": 4}
+    save_weights(file, build("edsr-tiny", 2, **options).state_dict(), identity("edsr-tiny", options, 2))
+
+    def prepared(precision: str) -> list[str]:
+        prepare_store(
+            [photos],
+            [2],
+            tmp_path / "store",
+            lr_dir=None,
+            teacher_file=file,
+            teacher_name=None,
+            precision=precision,
+            allow_16bit=False,
+        )
+        return stored_teachers(tmp_path / "store", 2)
+
+    network = load_network(file, name=None, scale=2)
+    low, full = (teacher_identity(network, precision) for precision in ("bf16", "fp32"))
+    assert stored_teachers(tmp_path / "store", 2) == []
+    assert prepared("bf16") == [low]
+    assert prepared("auto") == [low]
+    assert "centroids in bf16, rounded to 8 bit" in capsys.readouterr().out
+    assert prepared("fp32") == sorted([low, full]) == PreparedStore.open(tmp_path / "store").teachers(2)
+    with pytest.raises(UserError, match="unknown precision 'half'; take one of auto, fp32, bf16"):
+        prepared("half")
