@@ -62,6 +62,19 @@ def factor_of(shape: Sequence[int], following: Sequence[int]) -> int:
     return isqrt(shape[0] // following[1])
 
 
+def live_taps(behind: int) -> list[tuple[int, int]]:
+    """Kind and tap along an axis of the kernels' taps that are not zero for all weights, by the shuffles `behind`.
+
+    With none the kernel is that of the last convolution, for all pixels. What edges have besides reaches one place
+    further with each, as a convolution before a shuffle sees less of what lies outside than the one behind it.
+    """
+    if not behind:
+        return [(0, tap) for tap in range(3)]
+    depth, reach = min(behind, TAPS // 2 + 1), TAPS // 2
+    first = [(1, reach + place) for place in range(depth)]
+    return [(0, tap) for tap in range(TAPS)] + first + [(2, reach - depth + 1 + place) for place in range(depth)]
+
+
 @torch.library.custom_op("eco_kernels::linear_tail", mutates_args=())
 def _operator(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The picture, and the kernels for the backward pass."""
