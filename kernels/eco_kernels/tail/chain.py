@@ -9,7 +9,6 @@ nothing twice. A product is then added wherever its tap meets an output: `Step` 
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import product
 from math import isqrt
 from typing import NamedTuple
 
@@ -111,14 +110,14 @@ def _links(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Link]:
         factor = factor_of(weight.shape, weights[number + 1].shape)
         if links:
             kernels, bias = _before(links[-1])
-        axis = _axis(factor, len(links), weight.device, weight.dtype)
+        axis = axis_of(factor, len(links), weight.device, weight.dtype)
         links.append(Link(axis, factor, weight.permute(0, 2, 3, 1).contiguous(), biases[number], kernels, bias))
     return links
 
 
 def _before(link: Link) -> tuple[Tensor, Tensor]:
     """Kernels and biases of the map that begins with the convolution of the link: 3 kinds, 5 taps."""
-    axis, factor, weight, bias, kernels, biases = link
+    axis, factor, weight, bias, _, biases = link
     taps = link.taps
     rows, columns, colours, channels = taps.shape[2:]
     products = (taps @ weight.view(channels, -1)).unflatten(-1, (factor, factor, *weight.shape[1:]))
@@ -177,7 +176,7 @@ def _of_coarse_pixels(x: Tensor, factor: int) -> Tensor:
 
 
 @cache
-def _axis(factor: int, behind: int, device: torch.device, dtype: torch.dtype) -> Axis:
+def axis_of(factor: int, behind: int, device: torch.device, dtype: torch.dtype) -> Axis:
     """For a shuffle with so many shuffles `behind` it: with none, edges are like all others."""
     taps = live_taps(behind)
     reach = TAPS // 2 if behind else 1
