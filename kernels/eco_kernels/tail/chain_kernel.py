@@ -25,9 +25,9 @@ from eco_kernels.tail import TAPS, factor_of, live_taps, scale_of
 from eco_kernels.tail.chain import Step, axis_of
 from eco_kernels.triton_common import OPTIONS, Specialisation, launches_on, specialisation
 
-ROWS, COLUMNS, STEP = tl.constexpr(32), tl.constexpr(64), tl.constexpr(32)
+ROWS, COLUMNS, STEP = tl.constexpr(32), tl.constexpr(32), tl.constexpr(32)
 """Of a product: what a program makes of it, and how many terms it reads at once."""
-NARROW_ROWS, NARROW_COLUMNS, PARTS = tl.constexpr(16), tl.constexpr(32), tl.constexpr(4)
+NARROW_ROWS, NARROW_COLUMNS, PARTS = tl.constexpr(16), tl.constexpr(16), tl.constexpr(4)
 """The same of one with many terms and few results: one warp sums up each part of the terms."""
 PLACES, CHANNELS, TERM_BLOCK = 32, 64, tl.constexpr(32)
 """Of what is gathered: places and most channels of a program, and terms of a bias that are read at once."""
@@ -93,22 +93,25 @@ class Link(NamedTuple):
 
 
 @triton.jit
-def add_products(total, a, b, row, column, rows, columns, terms, A_ROW, A_TERM, B_TERM, B_COLUMN, BLOCK: tl.constexpr):
-    """`total + a b` for fp32 matrices of any strides, in blocks of terms; what lies outside counts as zero."""
-    for start in range(0, terms, BLOCK):
-        term = start + tl.arange(0, BLOCK)
+def make_product(a, b, target, row, block, rows, terms, A_ROW, A_TERM, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Some rows and a block of columns of the product of `a`, of any strides, with `b` of `WIDTH` columns."""
+    column = block * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    for start in range(0, terms, STEP):
+        term = start + tl.arange(0, STEP)
         left = tl.load(
             a + (row * A_ROW)[:, None] + (term * A_TERM)[None, :],
             mask=(row < rows)[:, None] & (term < terms)[None, :],
             other=0,
         )
         right = tl.load(
-            b + (term * B_TERM)[:, None] + (column * B_COLUMN)[None, :],
-            mask=(term < terms)[:, None] & (column < columns)[None, :],
+            b + (term * WIDTH)[:, None] + column[None, :],
+            mask=(term < terms)[:, None] & (column < WIDTH)[None, :],
             other=0,
         )
         total = tl.dot(left, right, total, input_precision="tf32x3")
-    return total
+    mask = (row < rows)[:, None] & (column < WIDTH)[None, :]
+    tl.store(target + (row * WIDTH)[:, None] + column[None, :], total, mask=mask)
 
 
 @triton.jit(do_not_specialize=("count",))
@@ -122,6 +125,7 @@ def _product_kernel(
     CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
     NARROW: tl.constexpr,
+    NARROW_BLOCK: tl.constexpr,
     TRANSPOSED: tl.constexpr,
 ):
     """The product of all taps, as a matrix, with a wide one, and in the last block of columns with a narrow one.
@@ -132,6 +136,7 @@ def _product_kernel(
             and (count, NARROW), gradients of products with them.
         of_wide, of_narrow: fp32, the products: (count, WIDE) and (count, NARROW); where TRANSPOSED (CHANNELS, ...).
         count: how many taps there are.
+        NARROW_BLOCK: at least NARROW.
         TRANSPOSED: whether the product is with the transposed matrix of taps.
     """
     if TRANSPOSED:
@@ -139,17 +144,10 @@ def _product_kernel(
     else:
         rows, terms, A_ROW, A_TERM = count, CHANNELS, CHANNELS, 1
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
     if tl.program_id(0) < tl.num_programs(0) - 1:
-        column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-        total = add_products(total, taps, wide, row, column, rows, WIDE, terms, A_ROW, A_TERM, WIDE, 1, STEP)
-        target = of_wide + (row * WIDE)[:, None] + column[None, :]
-        tl.store(target, total, mask=(row < rows)[:, None] & (column < WIDE)[None, :])
+        make_product(taps, wide, of_wide, row, tl.program_id(0), rows, terms, A_ROW, A_TERM, WIDE, COLUMNS)
     else:
-        column = tl.arange(0, COLUMNS)
-        total = add_products(total, taps, narrow, row, column, rows, NARROW, terms, A_ROW, A_TERM, NARROW, 1, STEP)
-        target = of_narrow + (row * NARROW)[:, None] + column[None, :]
-        tl.store(target, total, mask=(row < rows)[:, None] & (column < NARROW)[None, :])
+        make_product(taps, narrow, of_narrow, row, 0, rows, terms, A_ROW, A_TERM, NARROW, NARROW_BLOCK)
 
 
 @triton.jit(do_not_specialize=("count",))
@@ -269,7 +267,7 @@ def _gather_kernel(
                     mask=((down >= 0) & (across >= 0))[:, None] & (channel < CHANNELS)[None, :],
                     other=0,
                 )
-                total += tl.where((((down ^ across) & 1) != 0)[:, None], -value, value)
+                total += value * (1 - 2 * ((down ^ across) & 1)).to(tl.float32)[:, None]
         down, across = tl.load(row, mask=there, other=-1), tl.load(column, mask=there, other=-1)
         at = (end + (down >> 1) + (across >> 1)) * CHANNELS
         there = (down >= 0) & (across >= 0)
@@ -420,11 +418,16 @@ def _product(link: Link, wide: Tensor, narrow: Tensor, *, transposed: bool) -> t
         CHANNELS=inner,
         WIDE=across,
         NARROW=few,
+        NARROW_BLOCK=_narrow_block(few),
         TRANSPOSED=transposed,
         num_warps=NUM_WARPS,
         **OPTIONS,
     )
     return of_wide, of_narrow
+
+
+def _narrow_block(narrow: int) -> int:
+    return max(16, triton.next_power_of_2(narrow))
 
 
 def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
@@ -531,10 +534,11 @@ def _product_specialisations(channels: int, factor: int) -> Iterator[Specialisat
     count, narrow = (588 if factor == 2 else 27), factor**2
     wide = 9 * narrow * channels
     shape = {"CHANNELS": channels, "WIDE": wide, "NARROW": narrow}
+    block = {"NARROW_BLOCK": _narrow_block(narrow)}
     moved = 4 * (count + channels) * (wide + narrow) + 4 * count * channels
     for name, kernel, more, outputs in (
-        ("products", _product_kernel, {"TRANSPOSED": False}, ROWS.value * COLUMNS.value),
-        ("weights", _product_kernel, {"TRANSPOSED": True}, ROWS.value * COLUMNS.value),
+        ("products", _product_kernel, block | {"TRANSPOSED": False}, ROWS.value * COLUMNS.value),
+        ("weights", _product_kernel, block | {"TRANSPOSED": True}, ROWS.value * COLUMNS.value),
         ("taps", _tap_gradient_kernel, {}, NARROW_ROWS.value * NARROW_COLUMNS.value),
     ):
         yield specialisation(
