@@ -25,12 +25,14 @@ from eco_kernels.tail import TAPS, factor_of, live_taps, scale_of
 from eco_kernels.tail.chain import Step, axis_of
 from eco_kernels.triton_common import OPTIONS, Specialisation, launches_on, specialisation
 
-ROWS, COLUMNS, STEP = tl.constexpr(32), tl.constexpr(32), tl.constexpr(32)
+ROWS, COLUMNS, STEP = tl.constexpr(32), tl.constexpr(64), tl.constexpr(16)
 """Of a product: what a program makes of it, and how many terms it reads at once."""
-NARROW_ROWS, NARROW_COLUMNS, PARTS = tl.constexpr(16), tl.constexpr(16), tl.constexpr(4)
-"""The same of one with many terms and few results: one warp sums up each part of the terms."""
-PLACES, CHANNELS, TERM_BLOCK = 32, 64, tl.constexpr(32)
-"""Of what is gathered: places and most channels of a program, and terms of a bias that are read at once."""
+NARROW_ROWS, NARROW_COLUMNS = tl.constexpr(16), tl.constexpr(16)
+"""What a program makes of a product with many terms and few results."""
+PARTS, PART_STEP = tl.constexpr(4), tl.constexpr(32)
+"""Such a product is summed up in parts, one by each warp; and how many terms of a part are read at once."""
+PLACES, CHANNELS, BIASES = 32, 64, tl.constexpr(16)
+"""Of what is gathered: places and most channels of a program, or biases."""
 NUM_WARPS = 4
 
 
@@ -162,7 +164,7 @@ def _tap_gradient_kernel(
     WIDE: tl.constexpr,
     NARROW: tl.constexpr,
 ):
-    """The gradient of the taps: those of their products times the weight and the bias. Four warps share the terms.
+    """The gradient of the taps: those of their products times the weight and the bias. The warps share the terms.
 
     Args:
         of_products, of_met: fp32 (count, WIDE) and (count, NARROW), gradients of products with weight and bias.
@@ -173,9 +175,9 @@ def _tap_gradient_kernel(
     row = tl.program_id(1) * NARROW_ROWS + tl.arange(0, NARROW_ROWS)
     column = tl.program_id(0) * NARROW_COLUMNS + tl.arange(0, NARROW_COLUMNS)
     total = tl.zeros((PARTS, NARROW_ROWS, NARROW_COLUMNS), tl.float32)
-    for start in range(0, WIDE, PARTS * STEP):
-        term = start + (tl.arange(0, PARTS) * STEP)[:, None, None]
-        across, down = term + tl.arange(0, STEP)[None, None, :], term + tl.arange(0, STEP)[None, :, None]
+    for start in range(0, WIDE, PARTS * PART_STEP):
+        term = start + (tl.arange(0, PARTS) * PART_STEP)[:, None, None]
+        across, down = term + tl.arange(0, PART_STEP)[None, None, :], term + tl.arange(0, PART_STEP)[None, :, None]
         left = tl.load(
             of_products + row[None, :, None] * WIDE + across,
             mask=(row < count)[None, :, None] & (across < WIDE),
@@ -244,6 +246,7 @@ def _gather_kernel(
     """
     OUTPUTS: tl.constexpr = 3 * SIDE * SIDE
     COUNT: tl.constexpr = PLACES * PLACES * OUTPUTS
+    RESULTS: tl.constexpr = 9 * FACTOR * FACTOR
     BLOCKS: tl.constexpr = (COUNT + PLACE_BLOCK - 1) // PLACE_BLOCK
     if tl.program_id(0) < BLOCKS:
         index = tl.program_id(0) * PLACE_BLOCK + tl.arange(0, PLACE_BLOCK)
@@ -273,30 +276,35 @@ def _gather_kernel(
         there = (down >= 0) & (across >= 0)
         tl.store(target + at[:, None] + channel[None, :], total, mask=there[:, None] & (channel < CHANNELS)[None, :])
     elif tl.program_id(1) == 0:
-        number = tl.program_id(0) - BLOCKS
+        number = (tl.program_id(0) - BLOCKS) * BIASES + tl.arange(0, BIASES)
         output = tl.arange(0, OUTPUT_BLOCK)
-        within = output < OUTPUTS
-        bias = tl.zeros((OUTPUT_BLOCK,), tl.float32)
+        within = (output < OUTPUTS)[None, :]
+        bias = tl.zeros((BIASES, OUTPUT_BLOCK), tl.float32)
         if BACKWARD:
-            # Of what the taps meet, or of a bias behind the shuffle: the sum over all results.
-            for start in range(0, 9 * FACTOR * FACTOR, TERM_BLOCK):
-                kind = start + tl.arange(0, TERM_BLOCK)
-                factor = tl.load(matrix + kind * TERMS + number, mask=kind < 9 * FACTOR * FACTOR, other=0)
+            # Of what the taps meet, and of biases behind the shuffle: sums over all results.
+            for start in range(0, RESULTS, STEP):
+                kind = start + tl.arange(0, STEP)
+                real = (number < TERMS)[:, None] & (kind < RESULTS)[None, :]
+                factor = tl.load(matrix + kind[None, :] * TERMS + number[:, None], mask=real, other=0)
                 at = result_at(kind[:, None], output[None, :], FACTOR, SIDE)
-                mask = (kind < 9 * FACTOR * FACTOR)[:, None] & within[None, :]
-                bias += tl.sum(tl.load(result_biases + at, mask=mask, other=0) * factor[:, None], axis=0)
-            tl.store(met + output * SEEN + number, bias, mask=within & (number < SEEN))
-            tl.store(biases + (number - SEEN) * OUTPUTS + output, bias, mask=within & (number >= SEEN))
+                value = tl.load(result_biases + at, mask=(kind < RESULTS)[:, None] & within, other=0)
+                bias = tl.dot(factor, value, bias, input_precision="tf32x3")
+            seen, own = (number < SEEN)[:, None], ((number >= SEEN) & (number < TERMS))[:, None]
+            tl.store(met + output[None, :] * SEEN + number[:, None], bias, mask=seen & within)
+            tl.store(biases + (number - SEEN)[:, None] * OUTPUTS + output[None, :], bias, mask=own & within)
         else:
-            for start in range(0, TERMS, TERM_BLOCK):
-                term = start + tl.arange(0, TERM_BLOCK)
-                factor = tl.load(matrix + number * TERMS + term, mask=term < TERMS, other=0)
-                seen = (term < SEEN)[:, None] & within[None, :]
-                value = tl.load(met + output[None, :] * SEEN + term[:, None], mask=seen, other=0)
-                own = ((term >= SEEN) & (term < TERMS))[:, None] & within[None, :]
-                value += tl.load(biases + (term - SEEN)[:, None] * OUTPUTS + output[None, :], mask=own, other=0)
-                bias += tl.sum(value * factor[:, None], axis=0)
-            tl.store(result_biases + result_at(number, output, FACTOR, SIDE), bias, mask=within)
+            for start in range(0, TERMS, STEP):
+                term = start + tl.arange(0, STEP)
+                real = (number < RESULTS)[:, None] & (term < TERMS)[None, :]
+                factor = tl.load(matrix + number[:, None] * TERMS + term[None, :], mask=real, other=0)
+                seen, own = (term < SEEN)[:, None], ((term >= SEEN) & (term < TERMS))[:, None]
+                value = tl.load(met + output[None, :] * SEEN + term[:, None], mask=seen & within, other=0)
+                value += tl.load(
+                    biases + (term - SEEN)[:, None] * OUTPUTS + output[None, :], mask=own & within, other=0
+                )
+                bias = tl.dot(factor, value, bias, input_precision="tf32x3")
+            at = result_at(number[:, None], output[None, :], FACTOR, SIDE)
+            tl.store(result_biases + at, bias, mask=(number < RESULTS)[:, None] & within)
 
 
 @triton.jit
@@ -386,7 +394,7 @@ def _gather(
     matrix, *tables = _constants(link.shape, link.weight.device)
     places, terms = constants["PLACES"], constants["TERMS"] if backward else 9 * link.shape.factor**2
     blocks = triton.cdiv(places**2 * link.shape.outputs, constants["PLACE_BLOCK"])
-    grid = (blocks + terms, triton.cdiv(constants["CHANNELS"], constants["CHANNEL_BLOCK"]))
+    grid = (blocks + triton.cdiv(terms, BIASES.value), triton.cdiv(constants["CHANNELS"], constants["CHANNEL_BLOCK"]))
     _gather_kernel[grid](
         source,
         target,
@@ -427,6 +435,7 @@ def _product(link: Link, wide: Tensor, narrow: Tensor, *, transposed: bool) -> t
 
 
 def _narrow_block(narrow: int) -> int:
+    """Columns of a product with few: 16 at least."""
     return max(16, triton.next_power_of_2(narrow))
 
 
@@ -491,7 +500,7 @@ def _gather_constants(shape: Shape, channels: int, backward: bool) -> dict[str, 
         "SLOTS": _slots(shape, backward),
         "PRODUCT_UNIT": 9 * seen,
         "RESULT_UNIT": TAPS**2 if shape.first else shape.live_after**2,
-        "OUTPUT_BLOCK": triton.next_power_of_2(shape.outputs),
+        "OUTPUT_BLOCK": _narrow_block(shape.outputs),
         "PLACE_BLOCK": PLACES,
         "CHANNEL_BLOCK": min(CHANNELS, triton.next_power_of_2(channels)),
         "BACKWARD": backward,
