@@ -25,7 +25,7 @@ from eco_kernels.tail import TAPS, factor_of, live_taps, scale_of
 from eco_kernels.tail.chain import Step, axis_of
 from eco_kernels.triton_common import OPTIONS, Specialisation, launches_on, specialisation
 
-ROWS, COLUMNS, STEP = tl.constexpr(32), tl.constexpr(64), tl.constexpr(16)
+ROWS, COLUMNS, STEP = tl.constexpr(16), tl.constexpr(64), tl.constexpr(32)
 """Of a product: what a program makes of it, and how many terms it reads at once."""
 NARROW_ROWS, NARROW_COLUMNS = tl.constexpr(16), tl.constexpr(16)
 """What a program makes of a product with many terms and few results."""
