@@ -31,8 +31,10 @@ NARROW_ROWS, NARROW_COLUMNS = tl.constexpr(16), tl.constexpr(16)
 """What a program makes of a product with many terms and few results."""
 PARTS, PART_STEP = tl.constexpr(4), tl.constexpr(32)
 """Such a product is summed up in parts, one by each warp; and how many terms of a part are read at once."""
-PLACES, CHANNELS, BIASES = 32, 64, tl.constexpr(16)
-"""Of what is gathered: places and most channels of a program, or biases."""
+PLACES, CHANNELS = 32, 64
+"""Of what is gathered: places and most channels of a program."""
+BIASES, BIAS_STEP = tl.constexpr(16), tl.constexpr(16)
+"""Biases of a program, and how many terms of them it reads at once."""
 NUM_WARPS = 4
 
 
@@ -206,6 +208,75 @@ def fine_output(row_sub, column_sub, output, FACTOR: tl.constexpr, SIDE: tl.cons
 
 
 @triton.jit
+def result_at(kind, output, FACTOR: tl.constexpr, SIDE: tl.constexpr):
+    """Where a bias of the result lies: `kind` is (kind, kind, sub, sub) in one number."""
+    fine = fine_output(kind // FACTOR % FACTOR, kind % FACTOR, output, FACTOR, SIDE)
+    return kind // (FACTOR * FACTOR) * (3 * SIDE * SIDE * FACTOR * FACTOR) + fine
+
+
+@triton.jit
+def sum_biases(
+    matrix,
+    met,
+    biases,
+    result_biases,
+    number,
+    FACTOR: tl.constexpr,
+    SIDE: tl.constexpr,
+    SEEN: tl.constexpr,
+    TERMS: tl.constexpr,
+    OUTPUT_BLOCK: tl.constexpr,
+):
+    """Some biases of the result: sums of what the taps meet and of biases behind the shuffle. See `_gather_kernel`."""
+    RESULTS: tl.constexpr = 9 * FACTOR * FACTOR
+    OUTPUTS: tl.constexpr = 3 * SIDE * SIDE
+    output = tl.arange(0, OUTPUT_BLOCK)
+    within = (output < OUTPUTS)[None, :]
+    bias = tl.zeros((BIASES, OUTPUT_BLOCK), tl.float32)
+    for start in range(0, TERMS, BIAS_STEP):
+        term = start + tl.arange(0, BIAS_STEP)
+        real = (number < RESULTS)[:, None] & (term < TERMS)[None, :]
+        factor = tl.load(matrix + number[:, None] * TERMS + term[None, :], mask=real, other=0)
+        seen, own = (term < SEEN)[:, None], ((term >= SEEN) & (term < TERMS))[:, None]
+        value = tl.load(met + output[None, :] * SEEN + term[:, None], mask=seen & within, other=0)
+        value += tl.load(biases + (term - SEEN)[:, None] * OUTPUTS + output[None, :], mask=own & within, other=0)
+        bias = tl.dot(factor, value, bias, input_precision="tf32x3")
+    at = result_at(number[:, None], output[None, :], FACTOR, SIDE)
+    tl.store(result_biases + at, bias, mask=(number < RESULTS)[:, None] & within)
+
+
+@triton.jit
+def sum_bias_gradients(
+    matrix,
+    met,
+    biases,
+    result_biases,
+    number,
+    FACTOR: tl.constexpr,
+    SIDE: tl.constexpr,
+    SEEN: tl.constexpr,
+    TERMS: tl.constexpr,
+    OUTPUT_BLOCK: tl.constexpr,
+):
+    """The gradients of what the taps meet and of biases behind the shuffle: sums over all biases of the result."""
+    RESULTS: tl.constexpr = 9 * FACTOR * FACTOR
+    OUTPUTS: tl.constexpr = 3 * SIDE * SIDE
+    output = tl.arange(0, OUTPUT_BLOCK)
+    within = (output < OUTPUTS)[None, :]
+    bias = tl.zeros((BIASES, OUTPUT_BLOCK), tl.float32)
+    for start in range(0, RESULTS, BIAS_STEP):
+        kind = start + tl.arange(0, BIAS_STEP)
+        real = (number < TERMS)[:, None] & (kind < RESULTS)[None, :]
+        factor = tl.load(matrix + kind[None, :] * TERMS + number[:, None], mask=real, other=0)
+        at = result_at(kind[:, None], output[None, :], FACTOR, SIDE)
+        value = tl.load(result_biases + at, mask=(kind < RESULTS)[:, None] & within, other=0)
+        bias = tl.dot(factor, value, bias, input_precision="tf32x3")
+    seen, own = (number < SEEN)[:, None], ((number >= SEEN) & (number < TERMS))[:, None]
+    tl.store(met + output[None, :] * SEEN + number[:, None], bias, mask=seen & within)
+    tl.store(biases + (number - SEEN)[:, None] * OUTPUTS + output[None, :], bias, mask=own & within)
+
+
+@triton.jit
 def _gather_kernel(
     source,
     target,
@@ -246,7 +317,6 @@ def _gather_kernel(
     """
     OUTPUTS: tl.constexpr = 3 * SIDE * SIDE
     COUNT: tl.constexpr = PLACES * PLACES * OUTPUTS
-    RESULTS: tl.constexpr = 9 * FACTOR * FACTOR
     BLOCKS: tl.constexpr = (COUNT + PLACE_BLOCK - 1) // PLACE_BLOCK
     if tl.program_id(0) < BLOCKS:
         index = tl.program_id(0) * PLACE_BLOCK + tl.arange(0, PLACE_BLOCK)
@@ -277,41 +347,10 @@ def _gather_kernel(
         tl.store(target + at[:, None] + channel[None, :], total, mask=there[:, None] & (channel < CHANNELS)[None, :])
     elif tl.program_id(1) == 0:
         number = (tl.program_id(0) - BLOCKS) * BIASES + tl.arange(0, BIASES)
-        output = tl.arange(0, OUTPUT_BLOCK)
-        within = (output < OUTPUTS)[None, :]
-        bias = tl.zeros((BIASES, OUTPUT_BLOCK), tl.float32)
         if BACKWARD:
-            # Of what the taps meet, and of biases behind the shuffle: sums over all results.
-            for start in range(0, RESULTS, STEP):
-                kind = start + tl.arange(0, STEP)
-                real = (number < TERMS)[:, None] & (kind < RESULTS)[None, :]
-                factor = tl.load(matrix + kind[None, :] * TERMS + number[:, None], mask=real, other=0)
-                at = result_at(kind[:, None], output[None, :], FACTOR, SIDE)
-                value = tl.load(result_biases + at, mask=(kind < RESULTS)[:, None] & within, other=0)
-                bias = tl.dot(factor, value, bias, input_precision="tf32x3")
-            seen, own = (number < SEEN)[:, None], ((number >= SEEN) & (number < TERMS))[:, None]
-            tl.store(met + output[None, :] * SEEN + number[:, None], bias, mask=seen & within)
-            tl.store(biases + (number - SEEN)[:, None] * OUTPUTS + output[None, :], bias, mask=own & within)
+            sum_bias_gradients(matrix, met, biases, result_biases, number, FACTOR, SIDE, SEEN, TERMS, OUTPUT_BLOCK)
         else:
-            for start in range(0, TERMS, STEP):
-                term = start + tl.arange(0, STEP)
-                real = (number < RESULTS)[:, None] & (term < TERMS)[None, :]
-                factor = tl.load(matrix + number[:, None] * TERMS + term[None, :], mask=real, other=0)
-                seen, own = (term < SEEN)[:, None], ((term >= SEEN) & (term < TERMS))[:, None]
-                value = tl.load(met + output[None, :] * SEEN + term[:, None], mask=seen & within, other=0)
-                value += tl.load(
-                    biases + (term - SEEN)[:, None] * OUTPUTS + output[None, :], mask=own & within, other=0
-                )
-                bias = tl.dot(factor, value, bias, input_precision="tf32x3")
-            at = result_at(number[:, None], output[None, :], FACTOR, SIDE)
-            tl.store(result_biases + at, bias, mask=(number < RESULTS)[:, None] & within)
-
-
-@triton.jit
-def result_at(kind, output, FACTOR: tl.constexpr, SIDE: tl.constexpr):
-    """Where a bias of the result lies: `kind` is (kind, kind, sub, sub) in one number."""
-    fine = fine_output(kind // FACTOR % FACTOR, kind % FACTOR, output, FACTOR, SIDE)
-    return kind // (FACTOR * FACTOR) * (3 * SIDE * SIDE * FACTOR * FACTOR) + fine
+            sum_biases(matrix, met, biases, result_biases, number, FACTOR, SIDE, SEEN, TERMS, OUTPUT_BLOCK)
 
 
 def compose(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
