@@ -23,8 +23,8 @@ MORE_REGISTERS = {
     (3, 6): {(86, "horizontal"): 168, (120, "horizontal"): 145, (120, "vertical"): 167},
     (3, 7): {(86, "horizontal"): 164},
 }
-TAIL, SUMS = ("tail", "link"), ("tail-sum", "link-gather", "link-spread")
-"""How names begin in the tail, and of those where nothing is multiplied."""
+SUMS = ("tail-sum", "link-gather", "link-spread")
+"""How names begin of what has little to multiply in the tail and in its composition."""
 UNTOUCHED = 8
 """Bytes of stack that the assembler reserves for sm_120 and that no instruction touches."""
 VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
@@ -46,7 +46,7 @@ def register_limit(name: str, arch: int, version: tuple[int, ...] = VERSION) -> 
 
     Those of the tail hold what tensor cores sum up: they may take all, but must not spill either.
     """
-    if name.startswith(TAIL):
+    if name.startswith("tail"):
         return 255
     listed = MORE_REGISTERS[max(each for each in MORE_REGISTERS if each <= version)]
     return next((limit for (of, start), limit in listed.items() if of == arch and name.startswith(start)), 128)
@@ -60,7 +60,7 @@ def faults(report: Report) -> list[str]:
     limit = register_limit(report.name, report.arch)
     if report.registers > limit:
         found.append(f"{report.registers} registers, {limit} are the limit of Triton {triton.__version__}")
-    if report.shared_bytes > (64 if report.name.startswith(TAIL) else 48) * 1024:
+    if report.shared_bytes > (64 if report.name.startswith("tail") else 48) * 1024:
         found.append(f"{report.shared_bytes} bytes of shared memory")
     narrow_loads, narrow_stores = report.loads - report.loads_128, report.stores - report.stores_128
     if report.name.split("-")[0] in KINDS and max(narrow_loads, narrow_stores) > 1:
@@ -69,7 +69,7 @@ def faults(report: Report) -> list[str]:
     if report.name.startswith(("norms", "adam-", "lamb-a", "lamb-moments")) and (narrow_loads > 6 or narrow_stores > 2):
         # Of the update there are six scalars at most, and two partial sums.
         found.append(f"{narrow_loads} loads and {narrow_stores} stores are not of 128 bits")
-    if report.name.startswith(TAIL) and not report.name.startswith(SUMS):
+    if report.name.startswith(("tail", "link")) and not report.name.startswith(SUMS):
         if not report.tensor_products:
             found.append("tensor cores are not used")
         if not report.loads_128:
