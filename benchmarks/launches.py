@@ -105,24 +105,25 @@ def count_step(network: str, optimizer: str) -> Count:
         assert isinstance(update, EcoUpdate)
         batches = Batches(config, inputs, World(), update.times)
         count = Count()
-        CountingLauncher.current[:] = [count]
         dispatch.forget_choices()
         with (
             mock.patch.object(dispatch, "runs_kernels", lambda device: True),
             mock.patch("eco_kernels.gather.check_store"),  # of tensors on a GPU the values are not looked at
         ):
-            _step(update, batches, count)
+            batches.take(0)  # the plans of a block are made and moved
+            for step, counted in ((1, Count()), (2, count)):  # the first one makes constants
+                CountingLauncher.current[:] = [counted]
+                _step(step, update, batches, counted)
         dispatch.forget_choices()
         batches.close()
     return count
 
 
-def _step(update: EcoUpdate, batches: Batches, count: Count) -> None:
+def _step(step: int, update: EcoUpdate, batches: Batches, count: Count) -> None:
     student = update.learners["student"]
-    batches.take(0)  # the plans of a block are made and moved
     with count.part("batch"):
-        batch = batches.take(1)
-    student.schedule(1)
+        batch = batches.take(step)
+    student.schedule(step)
     with count.part("forward"):
         sr = student(batch.x)
     with count.part("loss"):

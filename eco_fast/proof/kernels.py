@@ -411,6 +411,9 @@ def _tails() -> Iterator[Case]:
 
         name = f"{channels}-x{scale}-{_name(dtype)}"
         covers = {*(f"tail-{of}-{name}" for of in ("picture", "features", "kernels")), f"tail-sum-{channels}-x{scale}"}
+        links = ("x4", "x4-first") if scale == 4 else (f"x{scale}",)
+        covers |= {f"link-{of}-{channels}-{link}" for of in ("gather", "spread") for link in links}
+        covers |= {f"link-{of}-{channels}-x{FACTORS[scale][0]}" for of in ("products", "weights", "taps")}
         yield Case(f"tail {name}", frozenset(covers), check)
 
 

@@ -19,6 +19,7 @@ from eco_kernels.downsample import kernel as downsample
 from eco_kernels.gather import kernel as gather
 from eco_kernels.loss import kernel as loss
 from eco_kernels.mix import kernel as mix
+from eco_kernels.tail import chain_kernel
 from eco_kernels.tail import kernel as tail
 from eco_kernels.triton_common import OPTIONS, Specialisation
 from eco_kernels.update import kernel as update
@@ -39,6 +40,8 @@ DEFAULTS = {
     *(f"{optimiser}-average-bfloat16-tensor" for optimiser in ("adam", "lamb")),
     *(f"tail-{of}-64-x{scale}-bfloat16" for of in ("picture", "features", "kernels") for scale in (2, 3, 4)),
     *(f"tail-sum-64-x{scale}" for scale in (2, 3, 4)),
+    *(f"link-{of}-64-x{factor}" for of in ("products", "weights", "taps") for factor in (2, 3)),
+    *(f"link-{of}-64-{link}" for of in ("gather", "spread") for link in chain_kernel.LINKS),
 }
 """What a training step uses by default."""
 
@@ -65,7 +68,7 @@ class Report(NamedTuple):
 
 def specialisations() -> Iterator[Specialisation]:
     """Every production specialisation of every kernel."""
-    for operation in (gather, downsample, mix, loss, tail, update):
+    for operation in (gather, downsample, mix, loss, tail, chain_kernel, update):
         yield from operation.specialisations()
 
 

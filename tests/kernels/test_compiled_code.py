@@ -23,6 +23,8 @@ MORE_REGISTERS = {
     (3, 6): {(86, "horizontal"): 168, (120, "horizontal"): 145, (120, "vertical"): 167},
     (3, 7): {(86, "horizontal"): 164},
 }
+SUMS = ("tail-sum", "link-gather", "link-spread")
+"""How names begin of what has little to multiply in the tail and in its composition."""
 UNTOUCHED = 8
 """Bytes of stack that the assembler reserves for sm_120 and that no instruction touches."""
 VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
@@ -67,7 +69,7 @@ def faults(report: Report) -> list[str]:
     if report.name.startswith(("norms", "adam-", "lamb-a", "lamb-moments")) and (narrow_loads > 6 or narrow_stores > 2):
         # Of the update there are six scalars at most, and two partial sums.
         found.append(f"{narrow_loads} loads and {narrow_stores} stores are not of 128 bits")
-    if report.name.startswith("tail") and not report.name.startswith("tail-sum"):
+    if report.name.startswith(("tail", "link")) and not report.name.startswith(SUMS):
         if not report.tensor_products:
             found.append("tensor cores are not used")
         if not report.loads_128:

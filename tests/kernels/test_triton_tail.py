@@ -4,13 +4,26 @@ from itertools import product
 
 import pytest
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from eco_kernels import linear_tail, reference
 from eco_kernels.dispatch import runs_kernels
-from eco_kernels.tail import cpu, kernel
+from eco_kernels.tail import chain, chain_kernel, cpu, kernel
 
 FACTORS = {2: (2,), 3: (3,), 4: (2, 2)}
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks for small problems: a step of the interpreter takes milliseconds, and more where most of it is masked."""
+    for name, size in {"ROWS": 512, "COLUMNS": 512, "STEP": 64, "NARROW_ROWS": 512, "PART_STEP": 128}.items():
+        monkeypatch.setattr(chain_kernel, name, tl.constexpr(size))
+    for name, size in {"PIXELS": 32, "BIAS_PIXELS": 16, "COLUMNS": 256, "SUM_VALUES": 4096}.items():
+        monkeypatch.setattr(kernel, name, tl.constexpr(size))
+    monkeypatch.setattr(chain_kernel, "PLACES", 1024)
+    monkeypatch.setattr(kernel, "STEP_OUTPUTS", 64)
+    monkeypatch.setattr(kernel, "_feature_block", lambda scale, dtype: 16)
 
 
 def problem(channels: int, scale: int, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
@@ -35,15 +48,15 @@ def test_the_kernels_are_what_is_tested() -> None:
     ("channels", "scale", "shape", "dtype"),
     [
         (5, 2, (2, 3, 3), torch.float32),
-        (16, 3, (1, 4, 9), torch.bfloat16),
-        (5, 4, (1, 7, 3), torch.float16),
-        (40, 2, (1, 3, 6), torch.bfloat16),
+        (8, 3, (1, 3, 7), torch.bfloat16),
+        (5, 4, (1, 4, 3), torch.float16),
         pytest.param(16, 4, (1, 8, 7), torch.bfloat16, marks=pytest.mark.full),
         pytest.param(40, 3, (2, 5, 4), torch.float32, marks=pytest.mark.full),
+        pytest.param(40, 2, (1, 3, 6), torch.bfloat16, marks=pytest.mark.full),
         pytest.param(16, 2, (2, 6, 3), torch.float16, marks=pytest.mark.full),
     ],
 )
-def test_picture_and_gradients(channels, scale, shape, dtype, fences) -> None:
+def test_picture_and_gradients(channels, scale, shape, dtype, fences, few_steps) -> None:
     """Sides so small that the kernels of both edges meet, and others."""
     features, *others = problem(channels, scale, shape, dtype)
     inputs = [tensor.requires_grad_() for tensor in (fences.copy(features), *others)]
@@ -66,10 +79,56 @@ def test_picture_and_gradients(channels, scale, shape, dtype, fences) -> None:
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5 + rounding, atol=3e-5 * float(exact.abs().max()))
 
 
-def test_more_pixels_than_a_tile_and_a_slice(fences) -> None:
+@pytest.mark.parametrize(
+    ("channels", "factors"),
+    [
+        ((5, 7), (2,)),
+        ((6, 5), (3,)),
+        ((3, 6, 5), (2, 2)),
+        pytest.param((4, 3, 5), (2, 3), marks=pytest.mark.full),
+        pytest.param((3, 2, 2, 2), (2, 2, 2), marks=pytest.mark.full),
+        pytest.param((70, 40), (2,), marks=pytest.mark.full),
+    ],
+)
+def test_composition(channels, factors, fences, few_steps) -> None:
+    """Kernels from weights, and their gradients, against the plain form in float64."""
+    compared(channels, factors)
+
+
+def test_composition_by_many_programs(fences, monkeypatch) -> None:
+    """Products in blocks as on a GPU, several of rows, columns and terms; and the same bits once more."""
+    monkeypatch.setattr(chain_kernel, "PLACES", 512)
+    once, again = compared((18, 33), (2,)), compared((18, 33), (2,))
+    assert all(map(torch.equal, once, again))
+
+
+def compared(channels: tuple[int, ...], factors: tuple[int, ...]) -> list[Tensor]:
+    """What the kernels give, after comparison; weights lie as a network's do, or anyhow."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = [*(factor**2 * after for factor, after in zip(factors, channels[1:], strict=True)), 3]
+    weights = [
+        torch.randn(out, into, 3, 3, generator=generator) / (3 * into**0.5)
+        for out, into in zip(outputs, channels, strict=True)
+    ]
+    weights[0] = weights[0].contiguous(memory_format=torch.channels_last)
+    biases = [torch.randn(out, generator=generator) for out in outputs]
+    exact = [weight.double() for weight in weights], [bias.double() for bias in biases]
+    found, expected = chain_kernel.compose(weights, biases), chain.compose(*exact)
+    grads = [torch.randn(each.shape, generator=generator) for each in expected]
+    gradients = chain_kernel.compose_backward(grads[0], grads[1], weights, biases)
+    truth = chain.compose_backward(grads[0].double(), grads[1].double(), *exact)
+    for ours, wanted in zip((*found, *gradients), (*expected, *truth), strict=True):
+        assert ours.dtype == torch.float32 and ours.shape == wanted.shape
+        assert relative_error(ours, wanted) < 1e-6
+    assert all(each.is_contiguous() for each in (*found, *gradients[len(weights) :]))
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in gradients[: len(weights)])
+    return [*found, *gradients]
+
+
+def test_more_pixels_than_a_tile_and_a_slice(fences, few_steps) -> None:
     """Kernels that are products of nothing, in the same order in every run."""
     generator = torch.Generator().manual_seed(0)
-    batch, channels, height, width, scale = 1, 5, 18, 15, 2
+    batch, channels, height, width, scale = 1, 5, 11, 10, 2
     features = torch.randn(batch, channels, height, width, generator=generator).bfloat16()
     met = torch.zeros(
         3, 3, 1, 5, 5, 1
@@ -90,7 +149,8 @@ def test_more_pixels_than_a_tile_and_a_slice(fences) -> None:
         assert (ours.dtype, ours.shape) == (plain.dtype, plain.shape)
         assert ours.ndim != 4 or ours.is_contiguous(memory_format=torch.channels_last)
         assert relative_error(ours, plain.double()) < (1e-3 if ours.dtype == torch.bfloat16 else 1e-5)
-    assert all(torch.equal(once, again) for once, again in zip(found, results(kernel), strict=True))
+    again = kernel._kernel_gradient(kernel._dense(grad), kernel._dense(features), scale)
+    assert torch.equal(found[2], again[0] * met) and torch.equal(found[3], again[1])
 
 
 def test_what_32_bits_do_not_count_is_refused() -> None:

@@ -1,7 +1,7 @@
 """`linear_tail`: convolutions with pixel shuffles between them, from features to a picture, at the cost of one.
 
 What a network like EDSR has behind its last activation is linear: together it is one convolution on the grid of the
-features. `chain` makes its kernels from the weights, `cpu` and `kernel` apply them.
+features. `chain` and `chain_kernel` make its kernels from the weights, `cpu` and `kernel` apply them.
 """
 
 from collections.abc import Sequence
@@ -62,16 +62,26 @@ def factor_of(shape: Sequence[int], following: Sequence[int]) -> int:
     return isqrt(shape[0] // following[1])
 
 
+def live_taps(behind: int) -> list[tuple[int, int]]:
+    """Kind and tap along an axis of the kernels' taps that are not zero for all weights, by the shuffles `behind`.
+
+    With none the kernel is that of the last convolution, for all pixels. What edges have besides reaches one place
+    further with each, as a convolution before a shuffle sees less of what lies outside than the one behind it.
+    """
+    if not behind:
+        return [(0, tap) for tap in range(3)]
+    depth, reach = min(behind, TAPS // 2 + 1), TAPS // 2
+    first = [(1, reach + place) for place in range(depth)]
+    return [(0, tap) for tap in range(TAPS)] + first + [(2, reach - depth + 1 + place) for place in range(depth)]
+
+
 @torch.library.custom_op("eco_kernels::linear_tail", mutates_args=())
 def _operator(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The picture, and the kernels for the backward pass."""
-    from eco_kernels.tail import chain
-
-    kernels, composed = chain.compose(weights, biases)
-    kernels = kernels.contiguous()
-    convolve = implementation(__name__, features.device).convolve
+    computed = implementation(__name__, features.device)
+    kernels, composed = computed.compose(weights, biases)
     scale = scale_of([weight.shape for weight in weights])
-    return convolve(features, kernels, composed, scale), kernels
+    return computed.convolve(features, kernels, composed, scale), kernels
 
 
 @torch.library.custom_op("eco_kernels::linear_tail_backward", mutates_args=())
@@ -79,16 +89,10 @@ def _gradients(
     grad: Tensor, features: Tensor, kernels: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 ) -> list[Tensor]:
     """Of the features, the weights, the biases."""
-    from eco_kernels.tail import chain
-
-    convolve_backward = implementation(__name__, features.device).convolve_backward
+    computed = implementation(__name__, features.device)
     scale = scale_of([weight.shape for weight in weights])
-    of_features, of_kernels, of_biases = convolve_backward(grad, features, kernels, scale)
-    of_weights = chain.compose_backward(of_kernels, of_biases, weights, biases)
-    return [of_features, *(made.contiguous(memory_format=_FORMATS[made.ndim]) for made in of_weights)]
-
-
-_FORMATS = {4: torch.channels_last, 1: torch.contiguous_format}
+    of_features, of_kernels, of_biases = computed.convolve_backward(grad, features, kernels, scale)
+    return [of_features, *computed.compose_backward(of_kernels, of_biases, weights, biases)]
 
 
 @_operator.register_fake
@@ -148,7 +152,7 @@ def _check(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
         check_tensor(f"biases[{number}]", bias, 1, (torch.float32,))
         last = number == len(weights) - 1
         outputs = 3 if last else weights[number + 1].shape[1]
-        factor = 1 if last else max(1, round((weight.shape[0] / outputs) ** 0.5))
+        factor = 1 if last else max(2, round((weight.shape[0] / outputs) ** 0.5))
         check_shape(f"weights[{number}]", weight, (factor**2 * outputs, channels, 3, 3))
         check_shape(f"biases[{number}]", bias, weight.shape[:1])
         for tensor in (weight, bias):

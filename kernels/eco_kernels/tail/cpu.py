@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eco_kernels.tail import TAPS
+from eco_kernels.tail.chain import compose as compose
+from eco_kernels.tail.chain import compose_backward as compose_backward
 
 _REACH = TAPS // 2
 _CORNERS = tuple(product((1, 2), repeat=2))

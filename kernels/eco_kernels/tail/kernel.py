@@ -29,6 +29,8 @@ import triton.language as tl
 from torch import Tensor
 
 from eco_kernels.tail import TAPS
+from eco_kernels.tail.chain_kernel import compose as compose
+from eco_kernels.tail.chain_kernel import compose_backward as compose_backward
 from eco_kernels.triton_common import (
     BATCH,
     HR_PATCH,
