@@ -58,6 +58,18 @@ def test_any_layout() -> None:
     assert torch.equal(dense, linear_tail(features, last, biases))
 
 
+def test_autocast_rounds_nothing() -> None:
+    features, weights, biases = problem(CASES[3])
+    inputs = [tensor.requires_grad_() for tensor in (features, *weights, *biases)]
+    plain = linear_tail(features, weights, biases)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = linear_tail(features, weights, biases)
+        found = torch.autograd.grad(ours, inputs, torch.ones_like(ours))
+    assert torch.equal(ours, plain)
+    expected = torch.autograd.grad(plain, inputs, torch.ones_like(plain))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("case", CASES[:3])
 def test_it_is_an_operator(case: tuple[tuple[int, ...], tuple[int, ...], int, int, int]) -> None:
     features, weights, biases = problem(case)

@@ -5,6 +5,7 @@ features. `chain` and `chain_kernel` make its kernels from the weights, `cpu` an
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from math import isqrt
 from typing import Any
@@ -79,9 +80,10 @@ def live_taps(behind: int) -> list[tuple[int, int]]:
 def _operator(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The picture, and the kernels for the backward pass."""
     computed = implementation(__name__, features.device)
-    kernels, composed = computed.compose(weights, biases)
     scale = scale_of([weight.shape for weight in weights])
-    return computed.convolve(features, kernels, composed, scale), kernels
+    with _unrounded(features.device.type):
+        kernels, composed = computed.compose(weights, biases)
+        return computed.convolve(features, kernels, composed, scale), kernels
 
 
 @torch.library.custom_op("eco_kernels::linear_tail_backward", mutates_args=())
@@ -91,8 +93,15 @@ def _gradients(
     """Of the features, the weights, the biases."""
     computed = implementation(__name__, features.device)
     scale = scale_of([weight.shape for weight in weights])
-    of_features, of_kernels, of_biases = computed.convolve_backward(grad, features, kernels, scale)
-    return [of_features, *computed.compose_backward(of_kernels, of_biases, weights, biases)]
+    with _unrounded(features.device.type):
+        of_features, of_kernels, of_biases = computed.convolve_backward(grad, features, kernels, scale)
+        return [of_features, *computed.compose_backward(of_kernels, of_biases, weights, biases)]
+
+
+def _unrounded(device_type: str) -> AbstractContextManager[object]:
+    """Without autocast, which would round in plain PyTorch."""
+    available = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 @_operator.register_fake

@@ -105,7 +105,8 @@ def convolve_backward(grad: Tensor, features: Tensor, kernels: Tensor, scale: in
     of_x = found.permute(0, 2, 3, 1)
     # First and last row, first and last column.
     for turned, places in _sides():
-        lines = _turned(of_values, turned)[:, [0, -1]].transpose(0, 1).flatten(1, 2)
+        turned_values = _turned(of_values, turned)
+        lines = torch.stack((turned_values[:, 0], turned_values[:, -1])).flatten(1, 2)
         of_lines = lines.transpose(1, 2) @ _lines(_turned(x, turned), edge)
         for at, of_line, of_bias in zip(places, of_lines, lines.sum(1), strict=True):
             of_taps = of_line.unflatten(1, (edge.depth, TAPS, -1))

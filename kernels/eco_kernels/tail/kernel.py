@@ -615,7 +615,7 @@ def _tiles(features: Tensor, size: int, edge: int, inner_first: int) -> int:
 def _check_size(features: Tensor, scale: int) -> None:
     """Pixels and offsets inside a few lines are 32-bit in the kernels; those of a line in the batch are 64-bit."""
     batch, channels, height, width = features.shape
-    if batch * height * width > 2**31 - 2**20 or TAPS * width * max(channels, 3 * scale**2) >= 2**31:
+    if batch * height * width > 2**30 or TAPS * width * max(channels, 3 * scale**2) >= 2**31:
         raise ValueError(f"features of shape {tuple(features.shape)} are too large; the kernels count in 32 bits")
 
 
