@@ -85,6 +85,7 @@ def test_it_is_an_operator(case: tuple[tuple[int, ...], tuple[int, ...], int, in
         ({"features": torch.zeros(1, 5, 3, 3, dtype=torch.uint8)}, TypeError, "features"),
         ({"features": torch.zeros(1, 4, 3, 3)}, ValueError, r"weights\[0\]"),
         ({"weights": [torch.zeros(20, 5, 3, 3), torch.zeros(4, 5, 3, 3)]}, ValueError, r"weights\[1\]"),
+        ({"weights": [torch.zeros(5, 5, 3, 3), torch.zeros(3, 5, 3, 3)]}, ValueError, r"weights\[0\]"),
         ({"weights": [torch.zeros(19, 5, 3, 3), torch.zeros(3, 5, 3, 3)]}, ValueError, r"weights\[0\]"),
         ({"biases": [torch.zeros(20), torch.zeros(3, dtype=torch.float64)]}, TypeError, r"biases\[1\]"),
         ({"biases": [torch.zeros(20)]}, ValueError, "2 weights and 1 biases"),

@@ -33,8 +33,8 @@ def linear_tail(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Te
 
     Args:
         features: `(B, C, h, w)` float32, float16 or bfloat16; h and w at least 3.
-        weights: float32 `(C_out, C_in, 3, 3)` in the order of the convolutions; with the shuffle's factor f, `C_out`
-            is f^2 times the next one's `C_in`, and the last one's is 3.
+        weights: float32 `(C_out, C_in, 3, 3)` in the order of the convolutions; with the shuffle's factor f, at
+            least 2, `C_out` is f^2 times the next one's `C_in`, and the last one's is 3.
         biases: float32 `(C_out,)` each.
 
     Returns:
