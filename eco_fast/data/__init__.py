@@ -5,6 +5,7 @@
     arrays      the store's files, an array each, written, read and mapped
     make_store  decodes once, downscales, runs the teacher, and writes arrays;  store: what it wrote, read again
     flat        images one after the other in one tensor, as kernels read them;  memory: whether they fit
+    rows        numbers for every step, made and moved to the device in blocks
     sampler     step -> Plan: image, corner and orientation of every patch, without a state
     source      what every source hands out: `Patches`; and `resident`, whose images lie on the device
     mapped      the store's arrays, mapped and cut by threads ahead of the step
