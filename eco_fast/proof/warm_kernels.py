@@ -83,8 +83,8 @@ def settle_keys() -> None:
     """
     from triton import JITFunction
 
-    shared, operations = ("triton_common", "filter"), sorted(path.parent.name for path in _KERNELS.glob("*/kernel.py"))
-    for module in (*shared, *(f"{operation}.kernel" for operation in operations)):
+    operations = sorted(f"{path.parent.name}.{path.stem}" for path in _KERNELS.glob("*/*kernel.py"))
+    for module in ("triton_common", "filter", *operations):
         for value in vars(import_module(f"eco_kernels.{module}")).values():
             if isinstance(value, JITFunction):  # under TRITON_INTERPRET=1 they are others
                 value.cache_key  # noqa: B018  # computed once

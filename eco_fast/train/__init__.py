@@ -7,7 +7,7 @@
     teacher    loads and judges the frozen teacher; `online` runs it on windows around the patches
     update     what a method does with a batch: forward, loss with its gradient, backward, and each `learner`'s update
     learner    a network with its optimiser and average (`optim`, `lamb`) and its guard (`guard`)
-    graph      batches and updates as CUDA graphs;  compiler: a network through torch.compile;  machine: device, precision
+    graph      batches and updates as CUDA graphs;  compiler: torch.compile;  machine: device, precision
     world      several processes, on one machine or more;  peers: what machines share, and must not differ in
     log        metrics.jsonl, TensorBoard, the line in the terminal, timed by `speed`;  run_folder: checkpoints
 

@@ -15,6 +15,8 @@ Result = TypeVar("Result", bound="tuple[Tensor | None, ...]")
 
 _WARM_UP = 3  # calls of each kind that run as they are: libraries choose their kernels, memory finds its size
 
+_BROKEN: list[Any] = []  # graphs whose capture failed: the allocator may still ask them
+
 
 def why_not(config: Config, world: World) -> str | None:
     """What stands against graphs, None if nothing does.
@@ -74,7 +76,7 @@ class Graphs:
         self._left = 0  # calls of this kind before the first capture
         self._captured: dict[int, Captured] = {}
         self._pool: Any = None
-        self._broken: Any = None  # a graph whose capture failed; the allocator may still ask it
+        self._failed = False
 
     def replays(self, slot: int, kind: Hashable) -> bool:
         """Whether a call replays a graph."""
@@ -95,7 +97,7 @@ class Graphs:
         if kind != self._kind:
             self._forget()
             self._kind, self._left = kind, _WARM_UP
-        if self._left or self._broken is not None:
+        if self._left or self._failed:
             self._left = max(0, self._left - 1)
             return self._as_it_is(work, inputs)
         if slot not in self._captured and not self._capture(slot, work, inputs):
@@ -141,7 +143,8 @@ class Graphs:
             cause = error.__context__ or error  # the end of a capture that broke off fails too
             reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
             self._say(f"no CUDA graph can hold {self._what} ({reason}); it is launched piece by piece, which is slower")
-            self._broken = graph
+            _BROKEN.append(graph)
+            self._failed = True
             self._leave(main)
             self._undo()
             self._forget()
@@ -151,12 +154,18 @@ class Graphs:
         return True
 
     def _leave(self, main: Any) -> None:
-        """Finish what PyTorch leaves open where a capture breaks off: the stream, and the allocator's private pool.
+        """Finish what PyTorch leaves open where a capture breaks off.
 
-        With that open, memory that two streams have used would never be free again.
+        That is the stream; the allocator's private pool, without which memory that two streams have used would never be
+        free again; and, before PyTorch 2.13, random numbers, which a capture that ends well sets right.
         """
         self._cuda.set_stream(main)
         device = self._cuda.current_device()
         with suppress(RuntimeError):  # it was closed
             torch._C._cuda_endAllocateToPool(device, self._pool)
             torch._C._cuda_releasePool(device, self._pool)
+        with (
+            suppress(RuntimeError),
+            self._cuda.graph(self._cuda.CUDAGraph(), stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            torch.zeros(1, device=self._device)

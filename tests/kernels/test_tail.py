@@ -58,6 +58,16 @@ def test_any_layout() -> None:
     assert torch.equal(dense, linear_tail(features, last, biases))
 
 
+def test_gradients_of_weights_are_channels_last() -> None:
+    """As compiled code takes them to be, whatever the layout of the weights."""
+    for case in CASES:
+        features, weights, biases = problem(case)
+        inputs = [tensor.requires_grad_() for tensor in (features, *weights)]
+        assert all(weight.is_contiguous() for weight in weights)
+        found = torch.autograd.grad(linear_tail(features, weights, biases).sum(), inputs)
+        assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in found)
+
+
 def test_autocast_rounds_nothing() -> None:
     features, weights, biases = problem(CASES[3])
     inputs = [tensor.requires_grad_() for tensor in (features, *weights, *biases)]

@@ -97,7 +97,8 @@ def compose_backward(
         of_kernels, of_biases, *own = _before_backward(link, of_kernels, of_biases)
         gradients.append((own[0], own[1]))
     gradients.append((of_kernels[0, 0, 0, 0].permute(0, 3, 1, 2), of_biases[0, 0, 0, 0]))
-    return [weight for weight, _ in gradients] + [bias for _, bias in gradients]
+    dense = [weight.contiguous(memory_format=torch.channels_last) for weight, _ in gradients]
+    return dense + [bias for _, bias in gradients]
 
 
 def _links(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Link]:

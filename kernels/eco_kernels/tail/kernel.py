@@ -75,6 +75,10 @@ def in_parts(x):
 def add_product(total, a, b, NARROW: tl.constexpr):
     """`total + a b` for two matrices, one of them of fp32.
 
+    Of the first product at least one matrix is computed here, and has to be: where both come from loads that the
+    compiler runs ahead with, several products into one sum are not ordered on sm_100 by Triton 3.6 and 3.7
+    (https://github.com/triton-lang/triton/issues/10821).
+
     Args:
         NARROW: products of bfloat16 parts; else of TF32.
     """
