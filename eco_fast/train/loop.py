@@ -94,7 +94,7 @@ class Loop:
         # The next batch is begun now, since it may wait for files: a GPU has its work already.
         self.batches.done(step)
         if spread is not None:
-            self.log.note(done, self.world.mean(spread))
+            self.log.note(done, self.world.mean(spread.clone()))  # what inference has made takes no sum
         # Several processes read at the same steps, and the same: a guard that ends the run ends it on all.
         on_cpu = run.device == "cpu"
         return line or (self._read(wait=on_cpu) if on_cpu or self.world.size == 1 else None)

@@ -121,7 +121,8 @@ def test_the_supervisor_does_without_torch() -> None:
 @pytest.mark.slow
 def test_everything_that_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-    checks = tuple(check for check in TABLE if check.name != "switches")  # a long one, which test_parity.py makes
+    long = ("switches", "kernels-compiled")  # test_parity.py makes them
+    checks = tuple(check for check in TABLE if check.name not in long)
     monkeypatch.setattr("eco_fast.proof.run.choose", lambda only: checks)
     gpu_proof(tmp_path / "proof")
     with (tmp_path / "proof" / "checks.csv").open(newline="") as file:
@@ -130,5 +131,3 @@ def test_everything_that_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.Monkey
     status = {row["check"]: row["status"] for row in rows if row["device"] == "cpu"}
     assert set(status) == {check.name for check in checks if "cpu" in check.devices}
     assert {check for check, state in status.items() if state != "passed"} <= {"learns"}
-    with (tmp_path / "proof" / "compile_report.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 168  # twenty-eight kernels, six architectures

@@ -1,12 +1,14 @@
 """The comparisons of the proof: they cover everything, hold on the CPU, and see what is wrong."""
 
+import csv
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from eco_fast.proof import kernels, training
+from eco_fast.proof import kernels, offline, training
 from eco_fast.proof.outcome import Evidence, NotRun, Outcome
 from eco_fast.proof.stage import Stage
 
@@ -72,6 +74,21 @@ def test_plain_pytorch_does_not_pass_for_kernels() -> None:
 
 def status(evidence: Evidence) -> str:
     return Outcome("check", "cpu", evidence).status
+
+
+@pytest.mark.slow
+def test_code_for_every_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two kernels here; of all defaults it is made in the proof."""
+    pytest.importorskip("triton")
+    report = import_module("compile_report")
+    monkeypatch.setattr(report, "DEFAULTS", {"judge", "gather-uint8-i64"})
+    evidence = offline.compiled(Stage("cpu", tmp_path, tmp_path, 600, print))
+    assert not evidence.faults and evidence.compared == 2 * 6
+    with (tmp_path / "compile_report.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["specialisation"] for row in csv.DictReader(file)} == {"judge", "gather-uint8-i64"}
+    spilling = [{**row, "spill_bytes": 8} for row in report.rows(everything=False)][:1]
+    monkeypatch.setattr(report, "rows", lambda everything: iter(spilling))
+    assert "spills 8 bytes" in offline.compiled(Stage("cpu", tmp_path, tmp_path, 600, print)).faults[0]
 
 
 @pytest.mark.slow
