@@ -38,6 +38,7 @@ def test_a_graph_by_default_is_for_gpus(graph: object, expected: bool) -> None:
 
 def test_a_graph_by_default_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine, "runs_kernels", lambda device: True)
     config = parse_config({"run": {"device": "cuda", "precision": "fp32", "compile": "off"}}, "test")
     resolved = machine.resolve(config)
     assert resolved.run.graph is True
@@ -59,6 +60,7 @@ def test_validation_by_default(
     device: str, precision: str, fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine, "runs_kernels", lambda device: True)
     monkeypatch.setattr(machine, "has_fast_bf16", lambda device: fast)
     settings = {"device": device, "precision": precision, "compile": "off"}
     assert machine.resolve(parse_config({"run": settings}, "test")).run.valid_precision == expected
