@@ -10,7 +10,6 @@ cuDNN launches beside a convolution is not counted.
 """
 
 import argparse
-import csv
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from unittest import mock
 
 import torch
 import triton
+from rows import write_figures
 from steps import CASES
 from torch import Tensor
 from torch._functorch.aot_autograd import aot_function
@@ -33,12 +33,12 @@ from torch._inductor.virtualized import V
 from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
-from triton.backends.compiler import GPUTarget
 
 from eco_fast.models import build
 from eco_fast.models.tail import Tail
 from eco_fast.train.machine import autocast
 from eco_fast.train.parameters import Parameters, rounded_by_autocast
+from eco_kernels.offline import NamedDriver
 
 NETWORKS = ("edsr-tiny-x2", "edsr-baseline-x4")
 BATCH = 2
@@ -49,22 +49,6 @@ _H100 = SimpleNamespace(
     shared_memory_per_block_optin=232448, shared_memory_per_multiprocessor=233472, L2_cache_size=50 << 20,
     total_memory=80 << 30, gcnArchName="",
 )  # fmt: skip
-
-
-class Driver:
-    """Names a GPU to Triton."""
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def is_active(self) -> bool:
-        return True
 
 
 @contextmanager
@@ -153,15 +137,11 @@ def count_step(network_name: str) -> dict[str, int]:
             decompositions=decomposition.select_decomp_table(),
         )
         compiled(x, *tensors.values()).sum().backward()
-    links = sum(len([m for m in tail.modules() if isinstance(m, torch.nn.Conv2d)]) - 1 for tail in tails_of(network))
+    tail = next(module for module in network.modules() if isinstance(module, Tail))
+    links = sum(isinstance(module, torch.nn.Conv2d) for module in tail.modules()) - 1
     again = max(0, links - 1)  # what follows all links but the last is made anew
     launched["forward: tail"], launched["backward: tail"] = 1 + 2 * links, 3 + 3 * links + 2 * again
     return launched
-
-
-def tails_of(network: torch.nn.Module) -> list[Tail]:
-    """Its linear tails: one, or none."""
-    return [module for module in network.modules() if isinstance(module, Tail)]
 
 
 def main() -> None:
@@ -169,17 +149,14 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK-xSCALE")
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
-    triton.runtime.driver.set_active(Driver())
+    triton.runtime.driver.set_active(NamedDriver(90))
     rows = []
     for network in options.networks:
         parts = count_step(network)
         rows.append({"network": network, **parts, "all": sum(parts.values())})
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     if options.csv is not None:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_figures(options.csv, rows)
 
 
 if __name__ == "__main__":

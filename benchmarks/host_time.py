@@ -8,7 +8,6 @@ four events comes on top. Time is that of the thread that trains.
 """
 
 import argparse
-import csv
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from unittest import mock
 
 import torch
 from rich.console import Console
+from rows import write_figures
 from steps import Bench
 
 from eco_fast.display import Display
@@ -105,10 +105,7 @@ def main() -> None:
         rows.append(row | {"us": round(1e6 * statistics.median(seconds), 1), "least_us": round(1e6 * min(seconds), 1)})
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     if options.csv is not None:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_figures(options.csv, rows)
 
 
 if __name__ == "__main__":

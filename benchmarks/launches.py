@@ -9,7 +9,6 @@ tensors and 320 blocks need. What cuDNN launches beside a convolution, for layou
 """
 
 import argparse
-import csv
 import os
 import shutil
 import sys
@@ -22,6 +21,7 @@ from typing import Any, ClassVar
 from unittest import mock
 
 import triton
+from rows import write_figures
 from steps import Bench
 from torch import Tensor
 from torch._library.custom_ops import OPDEFS
@@ -169,10 +169,7 @@ def main() -> None:
                 rows.append({**row, "casts": count.casts})
                 print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     if options.csv is not None:
-        with options.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_figures(options.csv, rows)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import driver as nvidia
 from triton.runtime import build
 
@@ -40,6 +39,7 @@ from eco_fast.train.machine import resolve
 from eco_fast.train.run_folder import RunFolder
 from eco_fast.train.update import make_update
 from eco_kernels import bicubic_downsample, dispatch, downsample_mix, eco_loss_with_grad
+from eco_kernels.offline import NamedDriver
 
 PATCHES = (24, 48)
 """Sides in LR pixels; other multiples of 8 from 24 to 96 make the same launches, and so do all even batches."""
@@ -97,24 +97,12 @@ def platform_keys() -> tuple[str, str]:
     return f"{known},ELF", f"{known},"
 
 
-class _Driver:
-    """What Triton asks of a driver: the real one's launchers, and a device that only has a name.
-
-    Its number is the architecture, since Triton remembers kernels by the number of their device.
-    """
+class _Driver(NamedDriver):
+    """With the real driver's launchers."""
 
     def __init__(self, architecture: int) -> None:
-        self._architecture = architecture
+        super().__init__(architecture)
         self.utils, self.launcher_cls = _utils(), _Launcher
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self._architecture, 32)
-
-    def get_current_device(self) -> int:
-        return self._architecture
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
 
 
 class _Launcher:

@@ -49,6 +49,33 @@ _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
 
 
+class NamedDriver:
+    """What Triton asks of a driver, for a device that only has a name.
+
+    Its number is the architecture, since Triton remembers kernels by the number of their device.
+    """
+
+    def __init__(self, architecture: int) -> None:
+        """Compute capability, 90 for 9.0."""
+        self._architecture = architecture
+
+    def get_current_target(self) -> GPUTarget:
+        """What to compile for."""
+        return GPUTarget("cuda", self._architecture, 32)
+
+    def get_current_device(self) -> int:
+        """Its number."""
+        return self._architecture
+
+    def get_current_stream(self, device: int) -> int:
+        """The default one."""
+        return 0
+
+    def is_active(self) -> bool:
+        """Whether it can be used."""
+        return True
+
+
 class Report(NamedTuple):
     """One kernel compiled for one architecture."""
 

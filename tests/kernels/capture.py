@@ -13,27 +13,14 @@ import torch.utils._triton
 import triton
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
-from triton.backends.compiler import GPUTarget
 
 from eco_kernels.downsample.kernel import bicubic_downsample
 from eco_kernels.gather import Places
 from eco_kernels.gather.kernel import gather_mix, gather_patches
 from eco_kernels.loss.kernel import eco_loss_with_grad
 from eco_kernels.mix.kernel import downsample_mix
+from eco_kernels.offline import NamedDriver
 from eco_kernels.tail.kernel import convolve, convolve_backward
-
-
-class StubDriver:
-    """Names a device to compile for."""
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
 
 
 class Captured(Exception):
@@ -90,7 +77,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
 
 
 def main() -> None:
-    triton.runtime.driver.set_active(StubDriver())
+    triton.runtime.driver.set_active(NamedDriver(90))
     torch.utils._triton.has_triton = lambda *_: True
     found = {name: launches(function, *args) for name, (function, args) in calls().items()}
     print(json.dumps(found))
