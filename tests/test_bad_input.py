@@ -131,7 +131,7 @@ def test_teacher_of_another_network(refused, photos: Path, tmp_path: Path) -> No
 
 def test_checkpoint_of_another_network(refused, photos: Path, tmp_path: Path) -> None:
     weights = _write_network(tmp_path / "w.safetensors")
-    assert "rlfn" in refused("eval", weights, "--data", photos, "--model", "rlfn")
+    assert "rlfn" in refused("eval", weights, "--data", photos, "--network", "rlfn")
 
 
 def test_bare_weights_of_an_unknown_network(refused, photos: Path, tmp_path: Path) -> None:

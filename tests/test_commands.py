@@ -80,7 +80,7 @@ def test_resuming_a_finished_run_changes_nothing(photos: Path, tmp_path: Path) -
 @pytest.mark.slow
 def test_published_weights_reach_their_figures(testdata: Path, tmp_path: Path) -> None:
     weights = testdata / "weights" / "RLFN" / "rlfn_s_x2.pth"
-    _run("eval", weights, "--model", "rlfn-s", "--data", testdata / "Set5", "--json", tmp_path / "scores.json")
+    _run("eval", weights, "--network", "rlfn-s", "--data", testdata / "Set5", "--json", tmp_path / "scores.json")
     figures = json.loads((tmp_path / "scores.json").read_text())["data"]["Set5"]
     assert figures["psnr_y"] == pytest.approx(38.05, abs=0.01)
     assert figures["ssim_y"] == pytest.approx(0.9607, abs=0.0005)

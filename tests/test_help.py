@@ -94,7 +94,7 @@ def test_examples_parse(line: str) -> None:
     if name == "eco-fast train" and not values["recipe"].endswith(".toml"):
         load_config(values["recipe"], values["settings"] or ())
     assert values.get("reference") in (None, *published_names())
-    assert (values.get("name") or (values.get("model") if "checkpoint" in values else None)) in (None, *network_names())
+    assert values.get("network") in (None, *network_names())
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["train", "--help"], ["bench", "--help"]])
@@ -112,7 +112,7 @@ def test_help_is_printed_without_loading_torch(arguments: list[str]) -> None:
         ("eco-fast train eco-edsr --scale ", {"2", "3", "4"}),
         ("eco-fast eval x --precision ", set(PRECISIONS)),
         ("eco-fast eval x --reference ", set(published_names())),
-        ("eco-fast eval x --model ", {*network_names(), *spandrel_networks.names()}),
+        ("eco-fast eval x --network ", {*network_names(), *spandrel_networks.names()}),
         ("eco-fast doctor --gpu-proof --only loops,step-t", {"loops,step-tiny"}),
         ("eco-fast eval runs/", set()),  # files are the shell's
         ("eco-fast train ../[", set()),

@@ -6,14 +6,16 @@ from typing import Annotated
 import typer
 
 from eco_fast.cli.options import (
+    WEIGHTS,
     Ensemble,
     FileScale,
+    Network,
     Precision,
     Raw,
+    Tile,
     choice,
     command,
     group,
-    network,
     one_of,
     path,
     paths,
@@ -28,17 +30,17 @@ commands = group()
     "eval",
     "Evaluate a network, with bicubic for comparison.",
     "eco-fast eval runs/eco --data Set5 --data Set14 --pictures pictures",
-    "eco-fast eval rlfn_s_x4.pth --model rlfn-s --scale 4 --data Set5",
+    "eco-fast eval rlfn_s_x4.pth --network rlfn-s --scale 4 --data Set5",
     "eco-fast eval runs/edsr-x4 --data Set5 --ensemble --reference edsr-x4-eco",
 )
 def evaluate(
-    checkpoint: Annotated[Path, paths("RUN", "Run, checkpoint or weights file.")],
+    checkpoint: Annotated[Path, paths("WEIGHTS", WEIGHTS)],
     data: Annotated[
         list[Path],
         path("--data", "DIR", "Folder of HR images, or one with HR/ and LR_bicubic/X2/, X3/, X4/; repeatable."),
     ],
     lr: Annotated[Path | None, path("--lr", "DIR", "Folder of LR images; by default the bicubic of HR.")] = None,
-    model: Annotated[str | None, network("--model")] = None,
+    network: Network = None,
     scale: FileScale = None,
     precision: Precision = "fp32",
     raw: Raw = False,
@@ -66,7 +68,7 @@ def evaluate(
         checkpoint,
         data,
         lr_dir=lr,
-        model=model,
+        network_name=network,
         scale=scale,
         precision=precision,
         raw=raw,
@@ -83,20 +85,17 @@ def evaluate(
     commands,
     "upscale",
     "Enlarge images.",
-    "eco-fast upscale photos --model runs/eco --out large",
-    "eco-fast upscale a.png b.jpg --model rlfn_s_x4.pth --name rlfn-s --scale 4 --out large --tile 256 --compare",
+    "eco-fast upscale photos --weights runs/eco --out large",
+    "eco-fast upscale a.png b.jpg --weights rlfn_s_x4.pth --network rlfn-s --scale 4 --out large --tile 256 --compare",
 )
 def upscale(
     images: Annotated[list[Path], paths("IMAGE", "Images, folders, or text files of paths.")],
-    model: Annotated[Path, path("--model", "FILE", "Run, checkpoint or weights file.")],
+    weights: Annotated[Path, path("--weights", "FILE", WEIGHTS)],
     out: Annotated[Path, path("--out", "DIR", "Folder that takes NAME_x2.png and so on.")],
-    name: Annotated[str | None, network("--name")] = None,
+    network: Network = None,
     scale: FileScale = None,
     precision: Precision = "fp32",
-    tile: Annotated[
-        int | None,
-        typer.Option("--tile", metavar="N", help="Side of a tile in LR pixels; by default as large as memory allows."),
-    ] = None,
+    tile: Tile = None,
     ensemble: Ensemble = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Write pictures of bicubic and the result side by side too.")
@@ -108,9 +107,9 @@ def upscale(
 
     run(
         images,
-        model,
+        weights,
         out,
-        name=name,
+        network_name=network,
         scale=scale,
         precision=precision,
         tile=tile,
@@ -128,7 +127,7 @@ def upscale(
     "eco-fast export runs/eco --format onnx",
 )
 def export(
-    checkpoint: Annotated[Path, paths("RUN", "Run, checkpoint or weights file.")],
+    checkpoint: Annotated[Path, paths("WEIGHTS", WEIGHTS)],
     kind: Annotated[
         str,
         choice(

@@ -88,18 +88,33 @@ def choice(option: str, metavar: str, names: Completion, help: str) -> Any:
     return typer.Option(option, metavar=metavar, autocompletion=names, help=help)
 
 
-def network(option: str) -> Any:
-    """An option that names the network of a bare weights file."""
-    help = "Network of a bare weights file, such as edsr-baseline."
-    return choice(option, "NAME", one_of(*NETWORKS, *SPANDREL), help)
-
-
 def scale(help: str) -> Any:
     """The option `--scale`, for one scale."""
     return choice("--scale", "2|3|4", one_of("2", "3", "4"), help)
 
 
-FileScale = Annotated[int | None, scale("Scale of a bare weights file.")]
+WEIGHTS = "Run, checkpoint or weights file."
+
+Network = Annotated[
+    str | None,
+    choice(
+        "--network",
+        "NAME",
+        one_of(*NETWORKS, *SPANDREL),
+        "Network of a bare weights file, such as edsr-baseline; by default found by its shapes.",
+    ),
+]
+FileScale = Annotated[int | None, scale("Scale of a bare weights file; by default found by its shapes.")]
+Device = Annotated[
+    str, choice("--device", "NAME", one_of("auto", "cpu", "cuda"), "Where to compute: auto, cpu or cuda (or cuda:1).")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", help="CPU threads; by default as many as PyTorch takes.")
+]
+Tile = Annotated[
+    int | None,
+    typer.Option("--tile", metavar="N", help="Side of a tile in LR pixels; by default as large as memory allows."),
+]
 Precision = Annotated[
     str,
     choice("--precision", "NAME", one_of("fp32", "bf16", "fp16"), "Arithmetic of the network: fp32, bf16 or fp16."),

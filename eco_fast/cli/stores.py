@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eco_fast.cli.options import choice, command, group, network, one_of, path, paths
+from eco_fast.cli.options import Network, choice, command, group, one_of, path, paths
 from eco_fast.errors import UserError
 
 commands = group()
@@ -30,7 +30,7 @@ def prepare(
         Path | None,
         path("--teacher", "FILE", "Run, checkpoint or weights file of a teacher whose images are stored too."),
     ] = None,
-    model: Annotated[str | None, network("--model")] = None,
+    network: Network = None,
     precision: Annotated[
         str,
         choice("--precision", "NAME", one_of("auto", "fp32", "bf16"), "Arithmetic of the teacher: auto, fp32 or bf16."),
@@ -55,7 +55,7 @@ def prepare(
         out,
         lr_dir=lr,
         teacher_file=teacher,
-        teacher_name=model,
+        teacher_name=network,
         precision=precision,
         allow_16bit=allow_16bit,
     )

@@ -40,7 +40,7 @@ def evaluate_checkpoint(
     data: Sequence[Path],
     *,
     lr_dir: Path | None = None,
-    model: str | None = None,
+    network_name: str | None = None,
     scale: int | None = None,
     precision: str = "fp32",
     raw: bool = False,
@@ -57,7 +57,7 @@ def evaluate_checkpoint(
         checkpoint: Run, checkpoint folder or weights file.
         data: Sets, as in `load_benchmark`.
         lr_dir: LR images of the one set in `data`.
-        model: Network of a bare weights file.
+        network_name: Network of a bare weights file.
         scale: Scale of a bare weights file.
         precision: "fp32", "bf16" or "fp16".
         raw: Take a run's weights themselves instead of their average.
@@ -78,12 +78,14 @@ def evaluate_checkpoint(
     published_figures = None if reference is None else published(reference)
     rank, size = _processes()
     console = plain_console(quiet=rank > 0)
-    network = load_network(checkpoint, name=model, scale=scale, raw=raw)
+    network = load_network(checkpoint, name=network_name, scale=scale, raw=raw)
     scale = int(network.scale)  # type: ignore[arg-type]
     device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     refuse_unusable_kernels(device)
     network = placed(network, device)
-    label = model or _name_in(checkpoint) or str(getattr(network, "architecture", type(network).__name__)).lower()
+    label = (
+        network_name or _name_in(checkpoint) or str(getattr(network, "architecture", type(network).__name__)).lower()
+    )
     label += " x8" if ensemble else ""
     validated = _validated_on(checkpoint)
     results: dict[str, SetScores] = {}

@@ -27,10 +27,10 @@ _ALPHA_MODES = {"RGBA", "LA", "PA"}
 
 def upscale(
     images: Sequence[Path],
-    model: Path,
+    weights: Path,
     out: Path,
     *,
-    name: str | None = None,
+    network_name: str | None = None,
     scale: int | None = None,
     precision: str = "fp32",
     tile: int | None = None,
@@ -42,9 +42,9 @@ def upscale(
 
     Args:
         images: Files, folders, or text files of paths.
-        model: Run, checkpoint or weights file.
+        weights: Run, checkpoint or weights file.
         out: Folder, made if it is not there.
-        name: Network of a bare weights file.
+        network_name: Network of a bare weights file.
         scale: Scale of a bare weights file.
         precision: "fp32", "bf16" or "fp16".
         tile: Side of the tiles in LR pixels; by default an image goes through whole where memory allows it.
@@ -60,7 +60,7 @@ def upscale(
     if tile is not None and tile < 1:
         raise UserError(f"--tile {tile} is no size; give LR pixels, or leave it out")
     display, notes = Display(), Notes()
-    network = load_network(model, name=name, scale=scale)
+    network = load_network(weights, name=network_name, scale=scale)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     refuse_unusable_kernels(device)
     network = placed(network, device)

@@ -128,7 +128,9 @@ def recognise(state: dict[str, Tensor]) -> SpandrelNetwork:
     try:
         descriptor = _describe(state)
     except library.UnsupportedModelError:
-        raise UserError("spandrel does not know it either; give --model and --scale to see where it differs") from None
+        raise UserError(
+            "spandrel does not know it either; give --network and --scale to see where it differs"
+        ) from None
     except UserError:
         raise
     except Exception as error:  # state dicts that only look like one of its architectures

@@ -39,7 +39,7 @@ def test_a_folder(tmp_path: Path, model: Path, lr: np.ndarray) -> None:
     (tmp_path / "in").mkdir()
     Image.fromarray(lr).save(tmp_path / "in" / "a.png")
     Image.fromarray(lr).convert("L").save(tmp_path / "in" / "b.bmp")
-    assert run(tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--compare") == 0
+    assert run(tmp_path / "in", "--weights", model, "--out", tmp_path / "out", "--compare") == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["a_x2.png", "a_x2_compare.png", "b_x2.png", "b_x2_compare.png"]
     expected = super_resolve(load_network(model), lr)
@@ -49,7 +49,7 @@ def test_a_folder(tmp_path: Path, model: Path, lr: np.ndarray) -> None:
 def test_transparency_is_kept(tmp_path: Path, model: Path, lr: np.ndarray, rng: np.random.Generator) -> None:
     alpha = rng.integers(0, 256, (*lr.shape[:2], 1), dtype=np.uint8)
     Image.fromarray(np.dstack([lr, alpha])).save(tmp_path / "a.png")
-    assert run(tmp_path / "a.png", "--model", model, "--out", tmp_path / "out") == 0
+    assert run(tmp_path / "a.png", "--weights", model, "--out", tmp_path / "out") == 0
     made = np.asarray(Image.open(tmp_path / "out" / "a_x2.png"))
     np.testing.assert_array_equal(made[..., :3], super_resolve(load_network(model), lr))
     np.testing.assert_array_equal(made[..., 3:], bicubic_upsample(alpha, 2))
@@ -74,7 +74,7 @@ def test_the_ensemble_is_the_mean_of_eight_runs(model: Path, lr: np.ndarray) -> 
 
 def test_nothing_is_overwritten(tmp_path: Path, model: Path, lr: np.ndarray, capsys: pytest.CaptureFixture) -> None:
     Image.fromarray(lr).save(tmp_path / "a.png")
-    arguments = (tmp_path / "a.png", "--model", model, "--out", tmp_path / "out")
+    arguments = (tmp_path / "a.png", "--weights", model, "--out", tmp_path / "out")
     assert run(*arguments) == 0
     assert run(*arguments) == 2
     assert "a_x2.png exists; replace it with --force" in capsys.readouterr().err
@@ -84,7 +84,7 @@ def test_nothing_is_overwritten(tmp_path: Path, model: Path, lr: np.ndarray, cap
 def test_two_images_of_one_name(tmp_path: Path, model: Path, lr: np.ndarray, capsys: pytest.CaptureFixture) -> None:
     for ending in ("png", "bmp"):
         Image.fromarray(lr).save(tmp_path / f"a.{ending}")
-    assert run(tmp_path / "a.png", tmp_path / "a.bmp", "--model", model, "--out", tmp_path / "out") == 2
+    assert run(tmp_path / "a.png", tmp_path / "a.bmp", "--weights", model, "--out", tmp_path / "out") == 2
     assert "would both become" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -93,5 +93,5 @@ def test_two_images_of_one_name(tmp_path: Path, model: Path, lr: np.ndarray, cap
 def test_bad_options(
     tmp_path: Path, model: Path, option: tuple[str, str], message: str, capsys: pytest.CaptureFixture
 ) -> None:
-    assert run(tmp_path, "--model", model, "--out", tmp_path / "out", *option) == 2
+    assert run(tmp_path, "--weights", model, "--out", tmp_path / "out", *option) == 2
     assert message in capsys.readouterr().err

@@ -203,7 +203,9 @@ def test_files_that_only_look_like_one(spandrel: ModuleType, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"a\.pth fits none of .*, and spandrel cannot build it \(") as caught:
         load_network(tmp_path / "a.pth")
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"b\.pth fits none of .*, and spandrel does not know it either; give --model"):
+    with pytest.raises(
+        UserError, match=r"b\.pth fits none of .*, and spandrel does not know it either; give --network"
+    ):
         load_network(tmp_path / "b.pth")
 
 
