@@ -87,16 +87,6 @@ def test_published_weights_reach_their_figures(testdata: Path, tmp_path: Path) -
     assert 33.66 <= figures["bicubic"]["psnr_y"] <= 33.68
 
 
-@pytest.mark.slow
-def test_demo_writes_table_curves_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("skimage")
-    _run("demo", "--out", tmp_path / "demo", "--steps", 20)
-    printed = capsys.readouterr().out
-    assert all(word in printed for word in ("bicubic", "teacher", "vanilla", "eco", "steps/s"))
-    for name in ("curves", "chelsea", "coffee"):
-        assert Image.open(tmp_path / "demo" / f"{name}.png").width > 400
-
-
 def test_prepare_verify_and_data(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     store, sheet = tmp_path / "store", tmp_path / "sheet.png"
     _run("prepare", photos, "--scale", "2,3", "--out", store)

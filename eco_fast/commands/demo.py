@@ -1,16 +1,23 @@
-"""`eco-fast demo`: a teacher and two students on photographs that ship with scikit-image.
+"""`eco-fast demo`: what ECO changes, on photographs that ship with scikit-image.
 
-Nothing here is a shortcut: the runs are `train`, the figures are `evaluate`, on PNG files in folders.
+A teacher is trained, larger and longer than the students. Then every seed trains two students from the same first
+weights on the same patches, `vanilla` and `eco`. Nothing here is a shortcut: the runs are `train`, the figures are
+`evaluate`, on PNG files in folders.
 """
 
-import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from rich import box
+from rich.table import Table
+from torch import nn
 
-from eco_fast.commands.scores_table import Row, print_rows, save_comparison, save_curves
+from eco_fast.commands.compare import read_curve
 from eco_fast.config import load_config
 from eco_fast.data.notes import Notes
 from eco_fast.display import Display
@@ -18,51 +25,60 @@ from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair, load_benchmark
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import super_resolve
+from eco_fast.evaluate.metrics import PROTOCOL
+from eco_fast.evaluate.pictures import save_comparison, save_curves
 from eco_fast.evaluate.run import Scores, evaluate
 from eco_fast.models.weights import load_network
 from eco_fast.train.start import train
+from eco_fast.units import clock
 
-_RUNS: dict[str, dict[str, Any]] = {  # label -> settings over the recipe cpu-demo
-    "teacher": {"mode": "vanilla", "run.seed": 1},
-    "vanilla": {"mode": "vanilla"},
-    "eco": {"mode": "eco"},
+_SEEDS = (0, 1)
+_STUDENTS = ("vanilla", "eco")
+_TEACHER: dict[str, Any] = {  # over the recipe cpu-demo
+    "run.seed": 100,
+    "student.options": {"blocks": 8, "channels": 32},
+    "data.batch": 8,
 }
+_TEACHER_STEPS = 1.25  # times those of a student
+
+
+class Method(NamedTuple):
+    """What one line of the table and one line of the plot tell of."""
+
+    networks: Sequence[nn.Module]  # one for each seed
+    steps: int
+    scores: Sequence[Scores]
+    curve: tuple[Sequence[int], Sequence[Sequence[float]]]  # steps, and PSNR-Y in dB for each seed
 
 
 def run_demo(out: Path, *, steps: int | None = None, force: bool = False) -> None:
     """Train, evaluate on held-out photographs, print one table, write curves and side-by-side crops.
 
+    Args:
+        out: Folder of the runs and pictures.
+        steps: Updates of a student; by default the recipe's.
+        force: Replace an earlier demo.
+
     Raises:
-        UserError: scikit-image is not installed, `out` holds an earlier demo and `force` is not set.
+        UserError: scikit-image is not installed, or `out` holds something and `force` is not set.
     """
-    display = Display()
-    train_dir, held_out = write_photographs(out / "photographs")
-    rates: dict[str, float] = {}
-    for label, settings in _RUNS.items():
-        display.line(f"\n== {label} ==")
-        flags: dict[str, Any] = {
-            **settings,
-            "data.train": [str(train_dir)],
-            "data.valid": str(held_out),
-            "data.store": str(out / "store"),
-            "run.out": str(out / label),
-            "run.steps": steps,
-        }
-        if label == "eco":
-            flags["teacher.file"] = str(out / "teacher")
-        config = load_config("cpu-demo", flags=flags)
-        rates[label] = train(config, force=force, display=display).steps_per_second
-    pairs = load_benchmark(held_out, config.scale, None, Notes())
-    rows, networks = [Row("bicubic", evaluate(None, pairs, config.scale))], {}
-    for label in _RUNS:
-        networks[label] = load_network(out / label)
-        scores: Scores = evaluate(networks[label], pairs, config.scale)
-        rows.append(Row(label, scores, steps_per_second=rates[label]))
-    print_rows(rows, title=f"held-out photographs, x{config.scale}", console=display.console)
-    curves = {label: _curve(out / label / "metrics.jsonl") for label in _RUNS}
-    save_curves(out / "curves.png", curves, baseline=("bicubic", rows[0].scores.psnr_y))
-    _save_pictures(out, pairs, networks, config.scale)
-    display.line(f"curves: {out / 'curves.png'}; pictures: {', '.join(str(out / f'{p.name}.png') for p in pairs)}")
+    if not force and out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; replace an earlier demo with --force, or name another folder with --out")
+    display, started = Display(), time.monotonic()
+    photographs = write_photographs(out / "photographs")
+    runs = _train_all(out, photographs, steps, force, display)
+    pairs = load_benchmark(photographs[1], load_config("cpu-demo").scale, None, Notes())
+    scale = load_config("cpu-demo").scale
+    bicubic = evaluate(None, pairs, scale)
+    methods = {label: _method(folders, pairs, scale) for label, folders in runs.items()}
+    display.line(f"\nheld-out photographs ({', '.join(pair.name for pair in pairs)}), x{scale}\n{PROTOCOL}")
+    display.console.print(_table(bicubic, methods))
+    for line in verdict(*(method_psnr(methods[label]) for label in _STUDENTS)):
+        display.line(line)
+    save_curves(out / "curves.png", {label: m.curve for label, m in methods.items()}, ("bicubic", bicubic.psnr_y))
+    pictures = [_save_picture(out, pair, methods, scale) for pair in pairs]
+    display.line(f"curves: {out / 'curves.png'}; pictures: {', '.join(map(str, pictures))}")
+    display.line(f"all of it took {clock(time.monotonic() - started)}")
 
 
 def write_photographs(folder: Path) -> tuple[Path, Path]:
@@ -71,29 +87,108 @@ def write_photographs(folder: Path) -> tuple[Path, Path]:
         from skimage import data
     except ImportError:
         raise UserError("the demo's photographs come with scikit-image; pip install 'eco-fast[demo]'") from None
-    sets = {
-        "train": {
-            "astronaut": data.astronaut(),
-            "motorcycle": data.stereo_motorcycle()[0],
-            "rocket": data.rocket(),
-        },
-        "held-out": {"chelsea": data.chelsea(), "coffee": data.coffee()},
-    }
+    sets: dict[str, dict[str, Any]] = {"train": {}, "held-out": {}}
+    for title in ("astronaut", "brick", "camera", "coins", "grass", "gravel", "rocket"):
+        sets["train"][title] = getattr(data, title)()
+    sets["train"]["motorcycle"] = data.stereo_motorcycle()[0]
+    for title in ("chelsea", "coffee"):
+        sets["held-out"][title] = getattr(data, title)()
     for name, images in sets.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for title, image in images.items():
-            Image.fromarray(np.asarray(image)).save(folder / name / f"{title}.png")
+            Image.fromarray(np.asarray(image)).convert("RGB").save(folder / name / f"{title}.png")
     return folder / "train", folder / "held-out"
 
 
-def _curve(metrics: Path) -> tuple[list[int], list[float]]:
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    valid = [record for record in records if record["kind"] == "valid"]
-    return [record["step"] for record in valid], [record["psnr_y"] for record in valid]
+def verdict(vanilla: Sequence[float], eco: Sequence[float]) -> list[str]:
+    """What the figures say, in words: PSNR-Y in dB of each seed, in the same order."""
+    gains = [ours - theirs for ours, theirs in zip(eco, vanilla, strict=True)]
+    each = ", ".join(f"{gain:+.3f}" for gain in gains)
+    line = f"eco over vanilla, seed by seed: {each} dB; in the mean {statistics.fmean(gains):+.3f} dB"
+    if min(eco) > max(vanilla):
+        return [line, "every seed of eco ends above every seed of vanilla"]
+    return [line, "this is WITHIN what seeds differ by: more steps or more seeds would have to show a gain"]
 
 
-def _save_pictures(out: Path, pairs: list[Pair], networks: dict[str, Any], scale: int) -> None:
-    for pair in pairs:
-        panels = [("bicubic", bicubic_upsample(pair.lr, scale))]
-        panels += [(label, super_resolve(network, pair.lr)) for label, network in networks.items()]
-        save_comparison(out / f"{pair.name}.png", [*panels, ("HR", pair.hr)], border=scale)
+def method_psnr(method: Method) -> list[float]:
+    """PSNR-Y in dB of each seed."""
+    return [scores.psnr_y for scores in method.scores]
+
+
+def _train_all(
+    out: Path, photographs: tuple[Path, Path], steps: int | None, force: bool, display: Display
+) -> dict[str, list[Path]]:
+    """The folders of all runs, one for each seed, by what the table calls them."""
+    steps = steps or load_config("cpu-demo").run.steps
+    plans: list[tuple[str, Path, dict[str, Any]]] = [
+        ("teacher", out / "teacher", {**_TEACHER, "mode": "vanilla", "run.steps": round(_TEACHER_STEPS * steps)})
+    ]
+    for seed in _SEEDS:
+        for mode in _STUDENTS:
+            teacher = None if mode == "vanilla" else out / "teacher"
+            own = {"mode": mode, "run.seed": seed, "run.steps": steps, "teacher.file": teacher}
+            plans.append((mode, out / f"{mode}-{seed}", own))
+    folders: dict[str, list[Path]] = {}
+    for number, (label, folder, settings) in enumerate(plans, start=1):
+        display.line(f"\n== {number} of {len(plans)}: {folder.name} ==")
+        flags = {
+            **settings,
+            "data.train": [str(photographs[0])],
+            "data.valid": str(photographs[1]),
+            "data.store": str(out / "store"),
+            "run.out": str(folder),
+            "run.valid_every": max(1, settings["run.steps"] // 10),
+        }
+        train(load_config("cpu-demo", flags=flags), force=force, display=display)
+        folders.setdefault(label, []).append(folder)
+    return folders
+
+
+def _method(folders: Sequence[Path], pairs: Sequence[Pair], scale: int) -> Method:
+    networks = [load_network(folder) for folder in folders]
+    curves = [read_curve(folder) for folder in folders]
+    return Method(
+        networks,
+        curves[0].last_step,
+        [evaluate(network, pairs, scale) for network in networks],
+        (curves[0].steps, [curve.psnr_y for curve in curves]),
+    )
+
+
+def _table(bicubic: Scores, methods: Mapping[str, Method]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("method")
+    for column in ("parameters", "steps", "PSNR-Y dB\n(lowest to highest)", "SSIM-Y", "vanilla's last\nat step"):
+        table.add_column(column, justify="right")
+    table.add_row("bicubic", "", "", f"{bicubic.psnr_y:.3f}", f"{bicubic.ssim_y:.4f}")
+    goal = statistics.fmean(method_psnr(methods["vanilla"]))
+    for label, method in methods.items():
+        psnr = method_psnr(method)
+        figures = f"{statistics.fmean(psnr):.3f}"
+        if len(psnr) > 1:
+            figures += f" ({min(psnr):.3f} to {max(psnr):.3f})"
+        table.add_row(
+            label,
+            f"{sum(parameter.numel() for parameter in method.networks[0].parameters()):,}",
+            f"{method.steps:,}",
+            figures,
+            f"{statistics.fmean(scores.ssim_y or 0.0 for scores in method.scores):.4f}",
+            _reached(method, goal) if label in _STUDENTS else "",
+        )
+    return table
+
+
+def _reached(method: Method, goal: float) -> str:
+    """The first validated step from which the mean of the seeds is no lower than `goal` dB."""
+    steps, seeds = method.curve
+    means = [statistics.fmean(values) for values in zip(*seeds, strict=True)]
+    return next((f"{step:,}" for step, mean in zip(steps, means, strict=True) if mean >= goal - 0.0005), "never")
+
+
+def _save_picture(out: Path, pair: Pair, methods: Mapping[str, Method], scale: int) -> Path:
+    """Bicubic, the networks of the first seed and the original, side by side."""
+    panels = [("bicubic", bicubic_upsample(pair.lr, scale))]
+    panels += [(label, super_resolve(method.networks[0], pair.lr)) for label, method in methods.items()]
+    file = out / f"{pair.name}.png"
+    save_comparison(file, [*panels, ("HR", pair.hr)], border=scale)
+    return file

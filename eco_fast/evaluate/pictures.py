@@ -114,18 +114,16 @@ def worst_crop(image: _Image, original: _Image) -> Crop:
 
 def save_curves(
     path: Path,
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    baseline: tuple[str, float] | None = None,
-    title: str = "",
+    curves: Mapping[str, tuple[Sequence[float], Sequence[Sequence[float]]]],
+    baseline: tuple[str, float],
 ) -> None:
-    """Write a PNG of PSNR-Y over steps.
+    """Write a PNG of PSNR-Y over steps: the mean of the seeds, and a band from the lowest to the highest.
 
     Args:
         path: The PNG; its folder is made.
-        curves: Label -> (steps, PSNR-Y in dB).
-        baseline: Label and PSNR-Y of a dashed line: ("bicubic", 33.67).
-        title: Printed above the plot.
+        curves: Label -> (steps, PSNR-Y in dB of each seed at these steps).
+        baseline: Label and PSNR-Y of a dashed line: ("bicubic", 33.67). What lies far below it, as networks do before
+            they have learned anything, is cut off.
 
     Raises:
         UserError: The file cannot be written.
@@ -133,17 +131,19 @@ def save_curves(
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        for label, (steps, psnr) in curves.items():
-            axes.plot(steps, psnr, label=label, linewidth=1.8, marker="o", markersize=3 if len(steps) < 40 else 0)
-        if baseline is not None:
-            name, decibels = baseline
-            axes.axhline(decibels, label=f"{name} ({decibels:.2f} dB)", color="0.45", linestyle="--", zorder=1)
+        name, decibels = baseline
+        for label, (steps, seeds) in curves.items():
+            values = np.array(seeds)
+            style = {"linewidth": 1.8, "marker": "o", "markersize": 3 if len(steps) < 40 else 0}
+            (line,) = axes.plot(steps, values.mean(axis=0), label=label, **style)
+            axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
+        axes.axhline(decibels, label=f"{name} ({decibels:.2f} dB)", color="0.45", linestyle="--", zorder=1)
+        highest = max((max(map(max, seeds)) for _, seeds in curves.values()), default=decibels)
+        margin = max(0.05 * abs(highest - decibels), 0.05)
+        axes.set_ylim(decibels - 2 * margin, max(highest, decibels) + margin)
         axes.set_xlabel("step")
         axes.set_ylabel("PSNR-Y (dB)")
-        if title:
-            axes.set_title(title, loc="left", fontsize=11)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
+        axes.legend(frameon=False)
 
     save_figure(path, draw, (7.2, 4.4))
 

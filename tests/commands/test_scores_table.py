@@ -111,10 +111,10 @@ def test_worst_crop_at_the_corner() -> None:
 
 
 def test_curves(tmp_path: Path) -> None:
-    curves = {"vanilla": ([100, 200], [30.0, 31.0]), "eco": ([100, 200], [30.5, 31.5])}
-    save_curves(tmp_path / "curves.png", curves, baseline=("bicubic", 29.0), title="validation")
+    curves = {"vanilla": ([0, 100, 200], [[9.0, 30.0, 31.0], [8.0, 30.2, 31.4]]), "eco": ([100, 200], [[30.5, 31.5]])}
+    save_curves(tmp_path / "curves.png", curves, ("bicubic", 29.0))
     assert Image.open(tmp_path / "curves.png").size == (1080, 660)
-    save_curves(tmp_path / "none.png", {})
+    save_curves(tmp_path / "none.png", {}, ("bicubic", 29.0))
 
 
 def test_eval_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
