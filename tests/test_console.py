@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import suites
+import tables
 from PIL import Image
 
 from eco_fast.cli import main
 from eco_fast.commands import doctor
+from eco_fast.console import plain_console
 
 PACKAGE = Path(doctor.__file__).parents[1]
 NAME = "[bold]x:tada:[red]"
@@ -63,7 +64,7 @@ def test_training_evaluating_comparing_enlarging(folder: Path, tmp_path: Path, s
 
 def test_stores(folder: Path, tmp_path: Path, said: Said) -> None:
     store = tmp_path / f"store{NAME}"
-    assert f"{store}arrayimages" in said("prepare", folder, "--scale", 2, "--out", store)
+    assert f"{store}:5images" in said("prepare", folder, "--scale", 2, "--out", store)
     assert f"toRGB:{NAME}.png" in said("data", store)
     assert f"{store}:5images" in said("prepare", "--verify", store)
 
@@ -74,7 +75,8 @@ def test_what_is_missing_names_its_extra(said: Said, monkeypatch: pytest.MonkeyP
 
 
 def test_rows_of_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
-    suites._print_figures([{"benchmark": "b", "case": NAME, "hardware": "CPU[i]", "threads": "1", "torch": "2"}])
+    row = {"benchmark": "b", "case": NAME, "hardware": "CPU[i]", "threads": "1", "torch": "2"}
+    tables.print_figures([row], plain_console())
     printed = capsys.readouterr().out
     assert NAME in printed and "CPU[i]" in printed
 

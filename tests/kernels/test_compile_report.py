@@ -44,4 +44,4 @@ def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
             int(row["bytes"]) / CARDS[int(row["arch"][3:])].gb_per_s / 1e3, abs=0.01
         )
         assert (row["ldg128"], row["stg128"], row["spill_bytes"]) == ("4", "2", "0")
-    assert "l1-bfloat16-uint8-uint8" in capsys.readouterr().out
+    assert "l1 bfloat16 uint8 uint8" in capsys.readouterr().out
