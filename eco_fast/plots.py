@@ -159,6 +159,7 @@ _NOT_OURS = (
     "bare",
     "plain",
     "tuned plain",
+    "usual",
     "NCHW",
     "loader",
     "whole",
