@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from rich.progress import track
 
 from eco_fast.console import plain_console, plain_table
-from eco_fast.units import duration
 from eco_kernels.offline import ARCHITECTURES, DEFAULTS, Report, inspect, specialisations
 
 
@@ -122,17 +121,17 @@ def main(csv_file: Path | None = None, everything: bool = False) -> None:
 
 def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     """What decides between kernels; the rest is for the CSV file."""
-    figures = ("registers", "spilled", "occupancy", "floor")
-    table = plain_table("kernel", "arch", *figures, figures=figures)
+    figures = ("arch", "registers", "spilled", "occupancy")
+    table = plain_table("kernel", *figures, figures=figures)
     for name, found in groupby(rows, lambda row: row["specialisation"]):
         head = name.replace("-", " ")  # words, which a line can end between
         for row in found:
-            spilled, floor = f"{row['spill_bytes']} bytes", duration(1e-6 * row["floor_us"])
-            table.add_row(head, row["arch"], str(row["registers"]), spilled, f"{row['occupancy']:.0%}", floor)
+            occupied = f"{100 * row['occupancy']:.0f} %"
+            table.add_row(head, row["arch"], str(row["registers"]), f"{row['spill_bytes']} B", occupied)
             head = ""
         table.add_section()
     console = plain_console()
-    console.print("Compiled kernels; floors of " + ", ".join(f"sm_{a}: {c.name}" for a, c in CARDS.items()))
+    console.print("Compiled kernels: registers and spilled bytes of a thread, share of the warps that find room")
     console.print(table)
 
 
