@@ -8,17 +8,16 @@ room for.
 
 import argparse
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import product
+from itertools import groupby, product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from eco_fast.console import plain_console, plain_table
 from eco_kernels.offline import ARCHITECTURES, DEFAULTS, Report, inspect, specialisations
 
 
@@ -117,14 +116,23 @@ def main(csv_file: Path | None = None, everything: bool = False) -> None:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(found)
-    table = Table(title="Compiled kernels; floors of " + ", ".join(f"sm_{a}: {c.name}" for a, c in CARDS.items()))
-    short = {"instructions_per_output": "instr/output", "specialisation": "specialisation"}
-    shown = [column for column in COLUMNS if column != "kernel"]
-    for column in shown:
-        table.add_column(short.get(column, column.replace("_", " ")), justify="left" if column in short else "right")
-    for row in found:
-        table.add_row(*(str(row[column]) for column in shown))
-    Console(width=200).print(table)
+    _print(found)
+
+
+def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What decides between kernels; the rest is for the CSV file."""
+    figures = ("arch", "registers", "spilled", "occupancy")
+    table = plain_table("kernel", *figures, figures=figures)
+    for name, found in groupby(rows, lambda row: row["specialisation"]):
+        head = name.replace("-", " ")  # words, which a line can end between
+        for row in found:
+            occupied = f"{100 * row['occupancy']:.0f} %"
+            table.add_row(head, row["arch"], str(row["registers"]), f"{row['spill_bytes']} B", occupied)
+            head = ""
+        table.add_section()
+    console = plain_console()
+    console.print("Compiled kernels: registers and spilled bytes of a thread, share of the warps that find room")
+    console.print(table)
 
 
 if __name__ == "__main__":

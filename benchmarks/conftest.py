@@ -47,14 +47,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest, benchmark: Any) -> Record:
+def record(request: pytest.FixtureRequest, benchmark: Any, quick: bool) -> Record:
     """Keeps the durations and figures of a case, prints them, and writes all at the end where that is asked for."""
     figures, recorder = request.config.stash[_FIGURES], Recorder(benchmark)
     name = request.path.stem.removeprefix("test_")
 
     def keep(case: str, seconds: Sequence[float], /, *packages: str, **values: object) -> None:
         print(f"\n{name}, {case}: " + ", ".join(f"{key} {value}" for key, value in values.items() if value is not None))
-        row = {"benchmark": name, "case": case, **values, **environment(*packages)}
+        row = {"benchmark": name, "case": case, **values, **environment(*packages, quick=quick)}
         figures.append(row)
         recorder(case, seconds, row)
 

@@ -20,6 +20,8 @@ from timing import (
     why_not_compiled,
 )
 
+from eco_fast.measured import marked
+
 Result = TypeVar("Result")
 
 # Many short blocks, not few long ones: what else the machine does then falls on all contestants alike.
@@ -105,7 +107,7 @@ def _row(
         case=case,
         contestant=contestant,
         cache=state,
-        device=device_name(track.device),
+        device=marked(device_name(track.device), quick=track.plan is _QUICK),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
         triton=version_of("triton"),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from eco_fast.commands.doctor import processor
+from eco_fast.measured import marked
 
 Record = Callable[..., None]
 """Keeps a case: (case, its durations in seconds, packages it depends on, figure=value, ...)"""
@@ -64,11 +65,11 @@ def write_figures(file: Path, figures: list[dict[str, object]]) -> None:
     file.write_text(text.getvalue(), encoding="utf-8")
 
 
-def environment(*packages: str) -> dict[str, object]:
-    """What a figure was measured on; `packages` are those, besides torch, that it depends on."""
+def environment(*packages: str, quick: bool = False) -> dict[str, object]:
+    """What a figure was measured on, or tried; `packages` are those, besides torch, that it depends on."""
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return {
-        "hardware": f"{gpu}{processor()}, {len(os.sched_getaffinity(0))} cores",
+        "hardware": marked(f"{gpu}{processor()}, {len(os.sched_getaffinity(0))} cores", quick=quick),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         **{package: version_of(package) for package in packages},

@@ -8,17 +8,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from rich.table import Table
+from tables import print_figures, print_kernels
 
 from eco_fast.console import plain_console
 from eco_fast.errors import UserError
 from eco_fast.files import writing
+from eco_fast.measured import QUICK
 from eco_fast.plots import plot_figures, plot_kernels, plot_roofline
+from eco_fast.units import clock
 
 BENCHMARKS = Path(__file__).parent
 ROOT = BENCHMARKS.parent
@@ -47,9 +48,6 @@ _FIXES = {
 }
 _PHOTOGRAPHS = "train/DIV2K_0901-1000_quarter/*.png"  # in the folder that ECO_FAST_TESTDATA names
 _NO_TESTS = 5  # pytest's exit code where every file was skipped as a whole
-
-_MEASURED_ON = ("hardware", "threads", "torch", "nvidia-dali-cuda130", "pillow", "numpy", "scikit-image")
-_HARDWARE = ("device", "threads", "torch", "triton")
 
 
 def report_kernels(csv_file: Path | None = None) -> None:
@@ -88,7 +86,9 @@ def bench_suite(name: str, csv_file: Path | None = None, plot: Path | None = Non
         rows = _read(file)
         state = _state(outcomes) if code in (0, _NO_TESTS) else ""
     if rows:
-        (_print_kernels if name == "kernels" else _print_figures)(rows)
+        (print_kernels if name == "kernels" else print_figures)(rows, plain_console())
+        if quick:
+            print(QUICK, flush=True)
         _plot(name, rows, plot)
     if not state:
         raise UserError(f"the benchmarks failed (pytest's exit code is {code}); its output is above")
@@ -111,7 +111,7 @@ def run_all(out: Path, *, quick: bool = False) -> dict[str, str]:
     states = {}
     started = time.monotonic()
     for number, name in enumerate(SUITES, start=1):
-        print(f"[{number}/{len(SUITES)}] {name}, after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+        print(f"[{number}/{len(SUITES)}] {name}, after {clock(time.monotonic() - started)}", flush=True)
         states[name] = _run_one(name, out, quick)
         if states[name] != "ran":
             print(f"{name}: {states[name]}", flush=True)
@@ -232,56 +232,3 @@ def _clear(name: str, plot: Path | None) -> None:
     for file in (plot, _roofline(plot)) if name == "kernels" else (plot,):
         _empty(file)
         file.unlink()
-
-
-def _print_figures(rows: list[dict[str, str]]) -> None:
-    """One table per benchmark, with the columns that it fills; what they were measured on below."""
-    console = plain_console()
-    for name, found in groupby(rows, lambda row: row["benchmark"]):
-        group = list(found)
-        keys = [key for key in group[0] if key not in (*_MEASURED_ON, "benchmark") and any(row[key] for row in group)]
-        table = Table(
-            title=f"{name}: {group[0]['hardware']}, {group[0]['threads']} threads, PyTorch {group[0]['torch']}"
-        )
-        for key in keys:
-            table.add_column(key.replace("_", " "), justify="left" if key == "case" else "right")
-        for row in group:
-            table.add_row(*(row[key] or "-" for key in keys))
-        console.print(table)
-
-
-def _print_kernels(rows: list[dict[str, str]]) -> None:
-    """One table per hardware: its name stands in the title and not in every line."""
-    tables: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    for row in rows:
-        tables.setdefault(tuple(row[key] for key in _HARDWARE), []).append(row)
-    console = plain_console()
-    for hardware, group in tables.items():
-        console.print(_table(hardware, group))
-
-
-def _table(hardware: tuple[str, ...], rows: list[dict[str, str]]) -> Table:
-    device, threads, torch, triton = hardware
-    table = Table(title=f"{device}, {threads} CPU threads, PyTorch {torch}, Triton {triton}")
-    for name in ("operation", "case", "contestant"):
-        table.add_column(name)
-    for name in ("p20 us", "p50 us", "p80 us", "GB/s", "% of copy", "launches", "x product"):
-        table.add_column(name, justify="right")
-    keys = ("p20_us", "p50_us", "p80_us", "gb_per_s", "percent_of_copy", "launches", "ratio")
-    several_caches = len({row["cache"] for row in rows}) > 1
-    for (operation, case), group in groupby(rows, lambda row: (row["operation"], row["case"])):
-        for i, row in enumerate(group):
-            name = f"{row['contestant']}, {row['cache']}" if several_caches else row["contestant"]
-            head = ("" if i else operation, "" if i else case, name)
-            table.add_row(*head, *(_number(row[key]) for key in keys))
-        table.add_section()
-    return table
-
-
-def _number(text: str) -> str:
-    """A number with at least three digits, without an exponent."""
-    if not text:
-        return "-"
-    value = float(text)
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2
-    return f"{value:,.{digits}f}"

@@ -251,6 +251,7 @@ def test_patches_per_second(record: Record, photos: Photos, rates: Rates, name: 
         slowest_round=round(1 / max(rates.seconds[name]), 1),
         ms_per_patch=round(1000 / rate, 3),
         ratio=round(rate / baseline, 1),
+        of="speed of loader",
         target=TARGETS.get(name, 1),
         files_not_cached=rates.gone if name == COLD else None,
         patches_per_decode=round(256 * BATCH / len(found), 1) if name == "files" else None,

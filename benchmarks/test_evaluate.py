@@ -59,6 +59,7 @@ def test_metrics(record: Record, quick: bool) -> None:
         seconds=round(ms["product"] / 1000, 4),
         skimage_seconds=round(ms["skimage"] / 1000, 4),
         ratio=round(ms["skimage"] / ms["product"], 2),
+        of="speed of scikit-image",
         goal="< 0.5 s, ratio >= 5",
     )
 
@@ -105,5 +106,6 @@ def test_tiles(record: Record, device: torch.device, quick: bool) -> None:
             seconds[name],
             seconds=round(value / 1000, 3),
             ratio=round(value / ms["whole"], 3),
+            of="time of whole",
             goal="<= 1.1",
         )

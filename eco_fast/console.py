@@ -1,6 +1,9 @@
 """The console of all commands: names of files and folders are printed as they are."""
 
+from collections.abc import Collection
+
 from rich.console import Console
+from rich.table import Table
 
 _PIPE = 160  # characters: a pipe has no width, and a table cut to a guessed one is worth nothing
 
@@ -14,3 +17,21 @@ def plain_console(*, quiet: bool = False) -> Console:
     if not console.is_terminal:
         console.width = max(console.width, _PIPE)
     return console
+
+
+def plain_table(*columns: str, figures: Collection[str] = ()) -> Table:
+    """A table that fits its console: words are wrapped, figures stay whole on the right, nothing is cut.
+
+    Args:
+        columns: Headings, from the left.
+        figures: Those of `columns` that hold figures.
+    """
+    table = Table()
+    for column in columns:
+        table.add_column(
+            column,
+            justify="right" if column in figures else "left",
+            no_wrap=column in figures,
+            overflow="fold",  # a word that is wider than its column goes on in the next line
+        )
+    return table

@@ -1,14 +1,13 @@
 """Plots of benchmark rows, as `csv.DictReader` reads them. The product is red in all of them, all else grey."""
 
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from eco_fast.figure import save_figure
-
-Row = Mapping[str, str]
-Rows = Sequence[Row]
+from eco_fast.measured import Row, Rows, comparison, measured_on, with_unit
 
 OURS, GREY, DARK = "#c8323c", "#98a4b0", "#4a5560"
 _WARM = 0.45  # opacity of what was measured with warm caches, where cold ones were too
@@ -44,7 +43,7 @@ def plot_kernels(rows: Rows, file: Path) -> None:
             for axes, name in zip(_stacked(part, heights), column, strict=True):
                 _speed_bars(axes, panels[name])
                 axes.set_title(name, loc="left", fontsize=10)
-        figure.suptitle(f"Speed / speed of the product, and median time. {_measured_on(rows)}", fontsize=9)
+        figure.suptitle(_title(rows, "Speed / speed of the product, and median time"), fontsize=9)
         _cache_legend(figure, rows)
 
     lines = max((sum(len(panels[name]) + 3 for name in column) for column in columns), default=0)
@@ -81,7 +80,7 @@ def plot_roofline(rows: Rows, file: Path, *, peak_tflops: float | None = None) -
         axes.set(xscale="log", yscale="log", xlabel="operations per byte that must move", ylabel="10^9 operations / s")
         _label_beside(axes, points)
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.13))
-        axes.set_title(_measured_on(rows[:1]), fontsize=9)
+        axes.set_title(_title(rows[:1]), fontsize=9)
 
     _save(file, draw if points else None, (9, 6))
 
@@ -112,7 +111,7 @@ def plot_figures(rows: Rows, file: Path) -> None:
             _draw_bars(axes, bars, range(len(bars)), log=log)
             axes.set_title(title, loc="left", fontsize=10)
             axes.set_xlabel(_UNITS[column].label, fontsize=9)
-        figure.suptitle(_measured_on(rows), fontsize=9)
+        figure.suptitle(_title(rows), fontsize=9)
 
     _save(file, draw if panels else None, (10, 0.8 + 0.3 * sum(len(bars) + 3 for bars in panels.values())))
 
@@ -160,6 +159,7 @@ _NOT_OURS = (
     "bare",
     "plain",
     "tuned plain",
+    "usual",
     "NCHW",
     "loader",
     "whole",
@@ -208,7 +208,7 @@ def _grouped(rows: Rows, first_device: str) -> list[Bar | None]:
             head = f"{place}   " if row is mine[0] else ""
             warm = both and row["cache"] == "warm"
             speed = 1 / float(row["ratio"])
-            note = f"{speed:.2f}   {_time(float(row['p50_us']))}"
+            note = f"{speed:.2f}   {with_unit('p50_us', float(row['p50_us']))}"
             bars.append(
                 Bar("" if warm else head + row["contestant"], speed, note, row["contestant"] == "product", warm)
             )
@@ -250,23 +250,15 @@ def _title_and_name(row: Row, column: str) -> tuple[str, str]:
 
 def _bars(row: Row, column: str, name: str) -> list[Bar]:
     """The bar of a row, after that of what it was compared with where the row has that too."""
-    unit, value = _UNITS[column], float(row[column])
+    unit = _UNITS[column]
     ours = not any(part.startswith(_NOT_OURS) for part in name.split(", "))
     other = row.get(unit.other, "")
-    before = [Bar(f"{name}: {unit.others_name}", float(other), _digits(float(other)), ours=False)] if other else []
-    return [*before, Bar(name, value, f"{_digits(value)}   {_comparison(row)}".rstrip(), ours)]
+    before = [_bar(f"{name}: {unit.others_name}", unit.other, other, "", ours=False)] if other else []
+    return [*before, _bar(name, column, row[column], comparison(row), ours=ours)]
 
 
-def _comparison(row: Row) -> str:
-    """The text after a bar's figure: what the row compares it with."""
-    if row.get("ratio"):
-        ratio, of = f"{float(row['ratio']):.3g}", row.get("of")
-        return f"ratio {ratio}" if not of else f"{ratio} x {of}" if " of " in of else f"{ratio} ({of})"
-    if row.get("of_decoding"):
-        return f"{float(row['of_decoding']):.3g} x speed of plain decoding"
-    if row.get("overhead_percent"):
-        return f"files and metrics add {row['overhead_percent']} % to inference"
-    return f"{row['percent']} % of the step" if row.get("percent") else ""
+def _bar(name: str, column: str, value: str, said: str, *, ours: bool) -> Bar:
+    return Bar(name, float(value), f"{with_unit(column, float(value))}   {said}".rstrip(), ours)
 
 
 def _roofs(axes: Any, points: Sequence[Point], copy: float, peak_tflops: float | None) -> None:
@@ -315,20 +307,9 @@ def _cache_legend(figure: Any, rows: Rows) -> None:
         figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
 
-def _measured_on(rows: Rows) -> str:
-    """The hardware, threads and versions of rows."""
-    row = rows[0]
-    devices = dict.fromkeys(each.get("hardware") or each.get("device", "") for each in rows)
-    versions = (("threads", "{} threads"), ("torch", "PyTorch {}"), ("triton", "Triton {}"))
-    return ", ".join([" and ".join(devices), *(text.format(row[key]) for key, text in versions if row.get(key))])
-
-
-def _time(us: float) -> str:
-    return f"{_digits(us / 1000)} ms" if us >= 1000 else f"{_digits(us)} us"
-
-
-def _digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _title(rows: Rows, *lines: str) -> str:
+    """Lines, then what rows were measured on, in lines that fit the narrowest of these plots."""
+    return "\n".join([*lines, *textwrap.wrap(measured_on(rows), 90)])
 
 
 def _stacked(figure: Any, heights: Sequence[int]) -> Sequence[Any]:

@@ -11,10 +11,12 @@ def duration(seconds: float) -> str:
     Args:
         seconds: 0 or more.
     """
+    if seconds == 0:
+        return "0 s"
     for size, unit in _TIMES:
         if seconds >= (_MANY * size if size > 1 else size):
-            return f"{_digits(seconds / size)} {unit}"
-    return f"{_digits(seconds * 1e6)} us"
+            return f"{digits(seconds / size)} {unit}"
+    return f"{digits(seconds * 1e6)} us"
 
 
 def clock(seconds: float) -> str:
@@ -31,10 +33,10 @@ def size(count: float) -> str:
     """A number of bytes, powers of ten."""
     for unit_size, unit in _SIZES:
         if count >= unit_size:
-            return f"{_digits(count / unit_size)} {unit}"
+            return f"{digits(count / unit_size)} {unit}"
     return f"{count:.0f} bytes"
 
 
-def _digits(value: float) -> str:
-    """Three digits, and no more than are worth something."""
+def digits(value: float) -> str:
+    """A number with three digits, whole from a hundred on: `1,058`, `48.6`, `0.30`."""
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -5,11 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import suites
+import tables
 from PIL import Image
+from rich.console import Console
 
+from eco_fast import display
 from eco_fast.cli import main
 from eco_fast.commands import doctor
+from eco_fast.commands.prepare import show_store
+from eco_fast.console import plain_console
+from eco_fast.data.make_store import Teacher, prepare
 
 PACKAGE = Path(doctor.__file__).parents[1]
 NAME = "[bold]x:tada:[red]"
@@ -63,9 +68,23 @@ def test_training_evaluating_comparing_enlarging(folder: Path, tmp_path: Path, s
 
 def test_stores(folder: Path, tmp_path: Path, said: Said) -> None:
     store = tmp_path / f"store{NAME}"
-    assert f"{store}arrayimages" in said("prepare", folder, "--scale", 2, "--out", store)
+    assert f"{store}:5images" in said("prepare", folder, "--scale", 2, "--out", store)
     assert f"toRGB:{NAME}.png" in said("data", store)
     assert f"{store}:5images" in said("prepare", "--verify", store)
+
+
+def test_the_table_of_a_store_fits_a_narrow_terminal(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = Teacher(2, "0123456789ab", lambda lr: lr.repeat(2, axis=0).repeat(2, axis=1))
+    prepare([photos], [2], tmp_path / "store", teacher=teacher)
+    monkeypatch.setattr(display, "plain_console", lambda: Console(width=60))
+    show_store(tmp_path / "store")
+    table = [line for line in capsys.readouterr().out.splitlines() if line[:1] in "\u2502\u2503\u250f\u2514"]
+    assert len(table) == 7 and max(map(len, table)) <= 60
+    cells = [cell.strip() for line in table[2:] for cell in line.split("\u2502")]
+    assert {"hr", "lr_x2", "centroid_x2_0123456789ab", "centroid_lr_x2_0123456789ab"} <= set(cells)
+    assert "0.02" in cells and "58.8 kB" in cells  # 19,584 pixels of HR
 
 
 def test_what_is_missing_names_its_extra(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +93,8 @@ def test_what_is_missing_names_its_extra(said: Said, monkeypatch: pytest.MonkeyP
 
 
 def test_rows_of_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
-    suites._print_figures([{"benchmark": "b", "case": NAME, "hardware": "CPU[i]", "threads": "1", "torch": "2"}])
+    row = {"benchmark": "b", "case": NAME, "hardware": "CPU[i]", "threads": "1", "torch": "2"}
+    tables.print_figures([row], plain_console())
     printed = capsys.readouterr().out
     assert NAME in printed and "CPU[i]" in printed
 

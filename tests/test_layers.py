@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"console", "display", "errors", "figure", "files", "stop"}  # what everything stands on
+GROUND = {"console", "display", "errors", "figure", "files", "stop", "units"}  # what everything stands on
 
 ALLOWED = {  # package -> those of the project that it may import
     "console": set(),
@@ -15,6 +15,8 @@ ALLOWED = {  # package -> those of the project that it may import
     "figure": {"files"},
     "files": {"errors"},
     "stop": set(),
+    "units": set(),
+    "measured": {"units"},
     "display": {"console"},
     "config": {"errors"},
     "eco": {"errors"},
@@ -23,8 +25,8 @@ ALLOWED = {  # package -> those of the project that it may import
     "evaluate": {"errors", "figure", "files", "data", "models", "eco_kernels"},
     "train": GROUND | {"config", "data", "models", "eco", "evaluate", "eco_kernels"},
     "commands": GROUND | {"config", "data", "models", "eco", "evaluate", "train", "eco_kernels"},
-    "plots": {"figure"},
-    "proof": GROUND | {"config", "models", "eco", "train", "plots", "commands", "eco_kernels"},
+    "plots": {"figure", "measured"},
+    "proof": GROUND | {"config", "models", "eco", "train", "plots", "measured", "commands", "eco_kernels"},
     "cli": {"errors", "config", "models", "evaluate", "train", "commands", "proof"},
     "__main__": {"cli"},
     "__init__": set(),

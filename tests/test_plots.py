@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from eco_fast.errors import UserError
+from eco_fast.measured import QUICK, marked
 from eco_fast.plots import GREY, OURS, operations_per_byte, plot_figures, plot_kernels, plot_roofline
 from eco_kernels.bicubic import TAPS
 
@@ -173,7 +174,24 @@ def test_bars_of_a_suite(drawn: Draw) -> None:
     assert [axes.get_xscale() for axes in figure.axes] == ["linear", "linear", "log", "linear"]
     tiny = [(to_hex(patch.get_facecolor()), patch.get_width()) for patch in figure.axes[0].patches]
     assert tiny == [(GREY, 20), (OURS, 16), (GREY, 30), (OURS, 10)]
-    assert "16   1.25 x speed of bare" in words(figure) and "900   ratio 45" in words(figure)
+    assert "16.0 ms   1.25 x speed of bare" in words(figure) and "900 patches/s   ratio 45" in words(figure)
+
+
+def test_units_that_people_read(drawn: Draw) -> None:
+    slow = {"benchmark": "step", "case": "large, eco", "hardware": "x", "ms_per_step": "40495.0"}
+    assert "40.5 s" in words(drawn(plot_figures, [slow]))
+    row = kernel("gather_patches", "192 px", "product", 1.0, p50_us="4464.0")
+    assert "1.00   4.46 ms" in words(drawn(plot_kernels, [row]))
+
+
+@pytest.mark.parametrize("plot", [plot_kernels, plot_roofline, plot_figures])
+def test_tiny_problems_are_named_as_such(drawn: Draw, plot: Callable[..., None]) -> None:
+    hardware = marked("a CPU", quick=True)
+    step = {"benchmark": "step", "case": "c", "ms_per_step": "1", "hardware": hardware}
+    rows = [step] if plot is plot_figures else [kernel("gather_mix", "x2", "product", 1.0, device=hardware)]
+    figure = drawn(plot, rows)
+    assert_readable(figure)
+    assert f"{QUICK}. a CPU" in words(figure).replace("\n", " ")
 
 
 @pytest.mark.parametrize("plot", [plot_kernels, plot_roofline, plot_figures])

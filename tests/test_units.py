@@ -8,7 +8,7 @@ from eco_fast.units import clock, duration, size
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0.00 us"),
+        (0, "0 s"),
         (2.5e-6, "2.50 us"),
         (0.0123, "12.3 ms"),
         (0.1, "100 ms"),

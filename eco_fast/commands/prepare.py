@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.table import Table
 from torch import nn
 
 from eco_fast.commands.contact_sheet import save_contact_sheet
+from eco_fast.console import plain_table
 from eco_fast.data.make_store import prepare
 from eco_fast.data.store import PreparedStore, stored_teachers
 from eco_fast.display import Display
@@ -15,6 +15,7 @@ from eco_fast.models import placed
 from eco_fast.models.weights import load_network
 from eco_fast.train.machine import device_type, refuse_unusable_kernels
 from eco_fast.train.teacher import freeze, settled_precision, store_teacher
+from eco_fast.units import digits, size
 
 
 def prepare_store(
@@ -67,12 +68,11 @@ def show_store(path: Path, sheet: Path | None = None) -> None:
     display = Display()
     with display.count("checking") as count:
         store = PreparedStore.open(path, progress=count)
-    table = Table(title=str(path))
-    for name in ("array", "images", "megapixels", "GB"):
-        table.add_column(name, justify="left" if name == "array" else "right")
+    display.line(f"{path}: {len(store.entries)} images")
+    table = plain_table("array", "megapixels", "size", figures=("megapixels", "size"))
     for kind in sorted(store.kinds):
         pixels = sum(entry.shape(kind)[0] * entry.shape(kind)[1] for entry in store.entries)
-        table.add_row(kind, str(len(store.entries)), f"{pixels / 1e6:.1f}", f"{pixels * 3 / 1e9:.3f}")
+        table.add_row(kind, digits(pixels / 1e6), size(3 * pixels))
     display.console.print(table)
     heights, widths = [e.height for e in store.entries], [e.width for e in store.entries]
     display.line(f"smallest side {min(min(heights), min(widths))}, largest {max(max(heights), max(widths))} pixels")

@@ -124,14 +124,7 @@ class PreparedStore:
         Raises:
             UserError: It is no store or one of another format, a source image changed, an array is missing or damaged.
         """
-        index = read_index(path)
-        try:
-            entries = tuple(Entry.parse(record) for record in index["images"])
-            inputs = [Path(name) for name in index["inputs"]]
-            if not entries:
-                raise ValueError("no images")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path / INDEX} is damaged ({error}); run eco-fast prepare again") from error
+        entries, inputs = _images_and_inputs(path)
         notes = Notes()
         for entry in entries:
             for kind in entry.notes:
@@ -236,6 +229,27 @@ def read_index(path: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise UserError(f"{path} has format {found}, this version reads {FORMAT}; make it again with eco-fast prepare")
     return index
+
+
+def read_entries(path: Path) -> tuple[Entry, ...]:
+    """The images of a store by its index alone: nothing is checked, and nothing is written.
+
+    Raises:
+        UserError: As `read_index`, or it names no images.
+    """
+    return _images_and_inputs(path)[0]
+
+
+def _images_and_inputs(path: Path) -> tuple[tuple[Entry, ...], list[Path]]:
+    index = read_index(path)
+    try:
+        entries = tuple(Entry.parse(record) for record in index["images"])
+        inputs = [Path(name) for name in index["inputs"]]
+        if not entries:
+            raise ValueError("no images")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path / INDEX} is damaged ({error}); run eco-fast prepare again") from error
+    return entries, inputs
 
 
 def stored_teachers(path: Path, scale: int) -> list[str]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from eco_fast.files import write
+from eco_fast.measured import QUICK, heading, marked, with_unit
 from eco_fast.plots import can_draw, plot_figures
 from eco_fast.proof.journal import Journal, Key, Line
 from eco_fast.proof.table import TABLE
+from eco_fast.units import duration
 
 _NO_FIGURES = ("n", "t", "check", "device", "attempt")  # of a line: where and when, not what
 _HINT = "choose another folder with --out"  # where a file cannot be written
@@ -47,7 +49,7 @@ def write_report(journal: Journal, out: Path) -> Path:
 def _page(journal: Journal, out: Path) -> str:
     shows = {check.name: check.shows for check in TABLE}
     outcomes = journal.outcomes()
-    lines = ["# Proof of eco-fast", "", f"{summary(journal)}. {_minutes(journal):.1f} minutes.", ""]
+    lines = ["# Proof of eco-fast", "", f"{summary(journal)}. It took {duration(_seconds(journal))}.", ""]
     if not has_gpu(journal):
         lines += ["**No GPU took part: no check of a GPU ran, and no figure here is of one.** What a CPU measures are"]
         lines += ["small problems: they show that everything runs, and not how fast.", ""]
@@ -57,6 +59,7 @@ def _page(journal: Journal, out: Path) -> str:
     for key in outcomes:
         if figures := journal.figures(key):
             lines += [f"## {key[0]} ({key[1]}): {outcomes[key].status}", ""]
+            lines += [f"{QUICK}.", ""] if key[1] == "cpu" else []
             lines += _tables(figures)
             plot = out / f"{_file(key)}.png"
             lines += [f"![{plot.stem}]({plot.name})", ""] if plot.is_file() else []
@@ -92,6 +95,8 @@ def _rows(journal: Journal, key: Key) -> list[dict[str, Any]]:
     """The figures of a check as rows of the benchmarks are: what was measured, then what on."""
     machine = _machine(journal)
     measured_on = {name: machine[name] for name in _MEASURED_ON if name in machine}
+    if "hardware" in measured_on:
+        measured_on["hardware"] = marked(measured_on["hardware"], quick=key[1] == "cpu")
     figures = [{k: v for k, v in line.items() if k not in _NO_FIGURES} for line in journal.figures(key)]
     return [
         {"benchmark": key[0], "device": key[1], **row, **measured_on} for row in figures if row["case"] != "machine"
@@ -105,10 +110,10 @@ def _machine(journal: Journal) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in (*_NO_FIGURES, "case")}
 
 
-def _minutes(journal: Journal) -> float:
-    """The minutes that all calls took together: `t` starts at 0 in each."""
+def _seconds(journal: Journal) -> float:
+    """The time that all calls took together: `t` starts at 0 in each."""
     ends = [a["t"] for a, b in zip(journal.lines, [*journal.lines[1:], {"t": 0.0}], strict=True) if b["t"] < a["t"]]
-    return sum(ends) / 60
+    return sum(ends)
 
 
 def _file(key: Key) -> str:
@@ -130,4 +135,11 @@ def _table(rows: Sequence[Mapping[str, object]]) -> list[str]:
         return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
     keys = list(rows[0])
-    return [line(keys), "|" + "---|" * len(keys), *(line([row[key] for key in keys]) for row in rows)]
+    cells = [[_text(key, row[key]) for key in keys] for row in rows]
+    heads = [heading(key) if with_unit(key, 0) else key for key in keys]
+    return [line(heads), "|" + "---|" * len(keys), *(line(row) for row in cells)]
+
+
+def _text(column: str, value: object) -> object:
+    """A figure with its unit where its column names one."""
+    return (with_unit(column, value) or value) if isinstance(value, int | float) else value

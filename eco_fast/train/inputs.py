@@ -78,13 +78,13 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display, wor
     """
     data, world = config.data, world or World()
     several = len(world.machines) > 1
-    online = config.teacher.mode == "online" or (config.teacher.mode == "auto" and data.source == "files")
+    online = runs_online(config)
     # Networks.
     with world.agree():
         student = load_student(config, display)
         teacher = _load_teacher(config, teacher, student)
         cached = teacher is not None and not online and data.train
-        store = _store(config) if cached else None
+        store = run_store(config) if cached else None
     if teacher is not None:
         config = _settle_precision(config, teacher, store, world, display)
     with world.agree():
@@ -115,6 +115,11 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display, wor
     if data.valid is not None and data.valid.resolve() in {path.resolve() for path in data.train}:
         display.line(f"WARNING: {data.valid} is trained on and validated on; its PSNR says little about other images")
     return Inputs(config, images, valid, student, teacher if online else None)
+
+
+def runs_online(config: Config) -> bool:
+    """Whether a teacher would make its centroids while training."""
+    return config.teacher.mode == "online" or (config.teacher.mode == "auto" and config.data.source == "files")
 
 
 def load_student(config: Config, display: Display) -> nn.Module:
@@ -158,7 +163,7 @@ def _goes_first(config: Config, world: World, display: Display) -> bool:
     """Whether this process prepares the store: one does on a machine by itself, one for every folder on several."""
     if len(world.machines) < 2 or config.data.source == "files" or not config.data.train or named_store(config):
         return world.leads
-    folder = _store(config)
+    folder = run_store(config)
     firsts = first_to_see(folder, world)
     display.line(say_who_prepares(folder, firsts, world))
     return firsts[world.rank] == world.rank
@@ -222,7 +227,7 @@ def named_store(config: Config) -> Path | None:
     return stores[0] if stores else None
 
 
-def _store(config: Config) -> Path:
+def run_store(config: Config) -> Path:
     """The store of a run, named or kept for its images."""
     return named_store(config) or config.data.store or cache_folder(config)
 
@@ -244,7 +249,7 @@ def _from_store(
     data, scale, device = config.data, config.scale, config.run.device
     teacher = None if network is None else store_teacher(network, scale, config.teacher.precision, device)
     # Make the store, or bring it up to date.
-    path = _store(config)
+    path = run_store(config)
     if prepares and named_store(config) is None:
         prepare(data.train, [scale], path, lr_dir=data.train_lr, teacher=teacher, progress=display.rate)
     # Open it, and find the images that serve.
@@ -260,7 +265,8 @@ def _from_store(
     entries = store.holding(scale, data.patch, notes)
     identity = None if teacher is None else teacher.identity
     # Leave it on disk, or load it.
-    if data.source == "mapped" or (data.source == "auto" and not _fits(config, entries, centroids=teacher is not None)):
+    resident = data.source != "auto" or fits(config, *sizes(entries), centroids=teacher is not None)
+    if data.source == "mapped" or not resident:
         return _array_files(store, entries, scale, identity)
     with display.count("loading") as count:
         images = store.training_set(scale, entries, teacher=identity, progress=count)
@@ -269,10 +275,10 @@ def _from_store(
     return images.to(device)
 
 
-def _fits(config: Config, entries: list[Entry], *, centroids: bool) -> bool:
-    """Whether all images fit on the device, beside what training takes there."""
+def fits(config: Config, heights: Tensor, widths: Tensor, *, centroids: bool) -> bool:
+    """Whether images of these HR sizes `(N,)` fit on the device, beside what training takes there."""
     device = config.run.device
-    stored = resident_bytes(*sizes(entries), config.scale, centroids=centroids)
+    stored = resident_bytes(heights, widths, config.scale, centroids=centroids)
     # Networks, optimiser and activations: half a GPU, 2 GB on the CPU.
     training = torch.cuda.mem_get_info()[1] // 2 if device == "cuda" else 2 << 30
     return stored + training <= free_memory(device)
@@ -360,7 +366,7 @@ def _pixel_facts(config: Config, images: Images, teacher: str | None) -> tuple[F
     }
     if isinstance(images, ImageFiles):
         return facts, {}
-    entries = [Entry.parse(record) for record in read_index(_store(config))["images"]]
+    entries = [Entry.parse(record) for record in read_index(run_store(config))["images"]]
     facts["the names of training images"] = digest(Path(entry.source).name for entry in entries)
 
     def sums(kind: str) -> str:

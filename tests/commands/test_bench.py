@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import os
 import shutil
 import subprocess
@@ -13,9 +14,12 @@ from typing import Any
 
 import pytest
 import suites
+import tables
+from rich.console import Console
 
 from eco_fast.cli import main
 from eco_fast.errors import UserError
+from eco_fast.measured import QUICK, comparison, headline
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = (
@@ -53,6 +57,7 @@ def test_a_quick_run_prints_a_table_and_writes_rows(tmp_path: Path, capfd: pytes
     with file.open(newline="") as opened:
         reader = csv.DictReader(opened)
         rows = list(reader)
+    assert f"\n{QUICK}\n" in printed and all(row["device"].startswith(f"{QUICK}. ") for row in rows)
     assert reader.fieldnames is not None and ",".join(reader.fieldnames) == COLUMNS
     assert list(dict.fromkeys(row["operation"] for row in rows)) == OPERATIONS
     assert {path.name for path in tmp_path.glob("*.png")} == {"plot.png", "plot_roofline.png"}
@@ -74,6 +79,48 @@ def test_a_quick_run_prints_a_table_and_writes_rows(tmp_path: Path, capfd: pytes
     assert bytes_of["eco_loss_with_grad", "bfloat16"] == 2 * 3 * 24 * 24 * (2 + 1 + 1 + 2) + 4
     features, parameters = 2 * 64 * 12 * 12, (256 + 3) * (64 * 9 + 1)
     assert bytes_of["linear_tail", "x2"] == 2 * (features * 2 + parameters * 4 + 2 * 3 * 24 * 24 * 4)
+
+
+def as_printed(rows: list[dict[str, str]], width: int) -> str:
+    """Rows of a suite as a table on a console of this width; no line is wider, and nothing is cut."""
+    console = Console(width=width, file=io.StringIO())
+    (tables.print_kernels if "operation" in rows[0] else tables.print_figures)(rows, console)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width and "\u2026" not in text
+    return text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", ["kernels_cpu", "data", "step", "evaluate", "waterfall"])
+def test_tables_fit_the_terminal(name: str, width: int) -> None:
+    """Figures stay whole with their units, and every word of a case with its letters."""
+    with (ROOT / "benchmarks" / "results" / f"{name}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    text = as_printed(rows, width)
+    words = set(text.split())
+    for row in rows:
+        if name == "kernels_cpu":
+            assert {row["operation"], *row["case"].split(), *row["contestant"].split()} <= words
+        else:
+            assert {*row["case"].split(), *comparison(row).split()} <= words
+            assert headline(row) and headline(row) in text
+
+
+def test_figures_of_a_table_have_units() -> None:
+    row = {"hardware": "h", "threads": "2", "torch": "2", "precision": "fp32", "ratio": "2.5", "of": "speed of plain"}
+    rows = [
+        {"benchmark": "step", "case": "slow", "ms_per_step": "40495.0", **row},
+        {"benchmark": "step", "case": "memory", "peak_mb": "851", **row},
+    ]
+    slow, memory = (line for line in as_printed(rows, 80).splitlines() if "\u2502" in line)
+    assert [cell.strip() for cell in slow.split("\u2502")[1:4]] == ["slow", "40.5 s per step", "2.5 x speed of plain"]
+    assert "892 MB" in memory
+    assert as_printed(rows, 80).startswith("step: h, 2 threads, fp32, PyTorch 2\n")
+
+
+def test_a_long_word_goes_on_in_the_next_line() -> None:
+    row = {"benchmark": "b", "case": "x" * 200, "seconds": "1", "hardware": "h", "threads": "1", "torch": "2"}
+    assert as_printed([row], 60).count("x") == 200
 
 
 def test_offline_calls_the_compile_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +180,8 @@ def test_another_suite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
         rows = list(csv.DictReader(opened))
     assert {row["benchmark"] for row in rows} == {"evaluate"} and len(rows) == 4
     assert (tmp_path / "plot.png").stat().st_size > 1000
-    assert all(row["case"] in printed and row["hardware"] and row["torch"] for row in rows)
+    assert all(row["case"] in printed and row["torch"] for row in rows)
+    assert f"\n{QUICK}\n" in printed and all(row["hardware"].startswith(f"{QUICK}. ") for row in rows)
 
 
 @pytest.mark.slow
@@ -235,7 +283,7 @@ def test_what_became_of_every_suite(
         "bare": "skipped: this needs the package nonesuch: pip install nonesuch",
     }
     for number, (name, state) in enumerate(states.items(), start=1):
-        assert f"[{number}/7] {name}, after 0." in printed
+        assert f"[{number}/7] {name}, after 0:" in printed
         assert printed.count(f"\n{name}: {state}\n") == (1 if state == "ran" else 2)  # at once, and at the end
     assert main_code == 2 and error == "error: failed: step, broken; their output is above\n"
     left = {path.name for path in out.iterdir() if path.read_bytes() != b"of an earlier run"}

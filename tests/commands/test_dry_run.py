@@ -1,35 +1,102 @@
 """`train --dry-run`, and the recipes of the package."""
 
+import re
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from eco_fast.cli import main
-from eco_fast.config import load_config
+from eco_fast.commands.dry_run import Images, Part, Trial, memory_line, time_line
+from eco_fast.config import TeacherConfig, load_config
 from eco_fast.data.make_store import prepare
+from eco_fast.models import build
+from eco_fast.train import inputs
+from eco_fast.train.machine import resolve
+from eco_fast.train.teacher import load_teacher, store_teacher
 
 PAPER = {"eco-edsr": 3.2e-3, "eco-edsr-baseline": 8e-4, "eco-rcan": 1.6e-3}  # recipe -> learning rate
 
 
-def test_it_says_much_and_writes_nothing(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = set(tmp_path.rglob("*"))
-    command = ["train", "edsr-tiny", "--mode", "vanilla", "--train", str(photos), "--out", str(tmp_path / "run")]
-    with pytest.raises(SystemExit) as end:
-        main([*command, "--dry-run", "--set", "student.options={blocks=1, channels=4}", "--set", "data.patch=8"])
-    assert end.value.code == 0
-    said = capsys.readouterr().out
-    assert 'precision = "' in said and "4 training images" in said and "trained parameters" in said
-    assert "4,000 steps: about" in said
-    assert set(tmp_path.rglob("*")) == before
+TINY = ["--set", "student.options={blocks=1, channels=4}", "--set", "data.patch=8"]
 
 
-def test_a_store_is_looked_at(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def said(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """The lines of a dry run of a small network on the photographs, or on others; it writes nothing."""
+
+    def run(*options: object, train: Path = photos) -> list[str]:
+        before = set(tmp_path.rglob("*"))
+        command = ["train", "edsr-tiny", "--train", train, "--out", tmp_path / "run", "--dry-run", *TINY, *options]
+        with pytest.raises(SystemExit) as end:
+            main([str(each) for each in command])
+        assert end.value.code == 0 and set(tmp_path.rglob("*")) == before
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    file = tmp_path / "teacher.safetensors"
+    save_file(dict(build("edsr-tiny", 2).state_dict()), file)
+    return file
+
+
+def test_what_matters_comes_first_and_the_settings_last(photos: Path, said: Callable[..., list[str]]) -> None:
+    steps = ["--set", "run.steps=10", "--set", "run.valid_every=4"]
+    what, time, memory, empty, how, *rest = said("--mode", "vanilla", "--valid", photos, *steps)
+    assert what.startswith("would train edsr-tiny x2 (") and "trained parameters), mode vanilla, on 4 images" in what
+    assert what.endswith("10 steps of 16 patches of 8 LR pixels a side")
+    assert re.match(r"time: about [\d.]+ m?s, until \d{4}-\d\d-\d\d \d\d:\d\d if it starts now \(", time)
+    assert "for 10 steps of " in time and "for 4 validations of " in time  # steps 0, 4, 8, 10
+    assert re.search(r"memory: [\d.]+ [MG]B for a step, [\d.]+ [kM]B for the images; .* free on the cpu: fits", memory)
+    assert not empty and "measured on cpu" in how
+    settings = tomllib.loads("\n".join(rest))
+    assert settings["mode"] == "vanilla" and settings["run"]["precision"] in ("fp32", "bf16")
+
+
+def test_the_sum_is_of_all_parts() -> None:
+    parts = [Part(58 * 86_400, "for a"), Part(0, "b is there"), Part(0.6 * 86_400, "for c")]
+    line = time_line(parts)
+    assert line.startswith("time: about 58.6 days, until ") and line.endswith(
+        "(58.0 days for a, b is there, 14.4 h for c)"
+    )
+
+
+def test_a_teacher_takes_time_until_its_centroids_are_there(
+    photos: Path, teacher: Path, tmp_path: Path, said: Callable[..., list[str]]
+) -> None:
+    eco = ["--mode", "eco", "--teacher", teacher]
+    assert "for centroids of 4 images" in said(*eco)[1]
+    network = load_teacher(TeacherConfig(file=teacher), 2)
+    prepare([photos], [2], tmp_path / "store", teacher=store_teacher(network, 2, "fp32", "cpu"))
+    assert f"centroids are in {tmp_path / 'store'}" in said(*eco, train=tmp_path / "store")[1]
+
+
+def test_an_online_teacher_is_part_of_the_step(teacher: Path, said: Callable[..., list[str]]) -> None:
+    time = said("--mode", "eco", "--teacher", teacher, "--set", "teacher.mode=online")[1]
+    assert "with the teacher's work" in time and "centroids" not in time
+
+
+def test_memory_that_is_not_there_is_said_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "free_memory", lambda device: 10 << 30)
+    config = resolve(load_config("edsr-tiny", ["run.device=cpu"]))
+    images = Images(torch.full((100,), 1000), torch.full((100,), 1000))  # 375 MB at x2
+    trial = Trial(1, images, False, [], 1 << 30)
+    assert memory_line(config, trial, 2 << 30).endswith("375 MB for the images; 2.15 GB free on the cpu: fits")
+    assert memory_line(config, trial, 12 << 26).endswith("DOES NOT FIT; use --set optim.accumulate=2")
+    assert memory_line(config, trial, 17 << 26).endswith("DOES NOT FIT; use --set data.source=mapped")
+    monkeypatch.setattr(inputs, "free_memory", lambda device: 1 << 30)
+    assert "the images, 375 MB, stay on disk" in memory_line(config, trial, 17 << 26)
+
+
+def test_a_store_is_looked_at(photos: Path, tmp_path: Path, said: Callable[..., list[str]]) -> None:
     prepare([photos], [2], tmp_path / "store")
-    command = ["train", "edsr-tiny", "--mode", "vanilla", "--train", str(tmp_path / "store"), "--dry-run"]
-    with pytest.raises(SystemExit) as end:
-        main([*command, "--set", "student.options={blocks=1, channels=4}", "--set", "data.patch=8"])
-    assert end.value.code == 0
-    assert "4 training images" in capsys.readouterr().out
+    assert "on 4 images" in said("--mode", "vanilla", train=tmp_path / "store")[0]
 
 
 def test_a_missing_teacher_is_found(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

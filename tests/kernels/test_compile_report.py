@@ -12,6 +12,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import compile_report
 from compile_report import CARDS, COLUMNS, occupancy
+from rich.console import Console
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,20 @@ from compile_report import CARDS, COLUMNS, occupancy
 )
 def test_occupancy(arch: int, registers: int, shared: int, warps: int, expected: float) -> None:
     assert occupancy(CARDS[arch], registers, shared, warps) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_table_fits_the_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compile_report, "plain_console", lambda: Console(width=width))
+    with (Path(compile_report.__file__).parent / "results" / "compile_report.csv").open(newline="") as file:
+        rows = [{**row, "occupancy": float(row["occupancy"])} for row in csv.DictReader(file)]
+    compile_report._print(rows)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= width
+    words = {word for row in rows for word in (*row["specialisation"].split("-"), row["arch"])}
+    assert words <= set(text.split())
 
 
 @pytest.mark.slow
@@ -44,4 +59,4 @@ def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
             int(row["bytes"]) / CARDS[int(row["arch"][3:])].gb_per_s / 1e3, abs=0.01
         )
         assert (row["ldg128"], row["stg128"], row["spill_bytes"]) == ("4", "2", "0")
-    assert "l1-bfloat16-uint8-uint8" in capsys.readouterr().out
+    assert "l1 bfloat16 uint8 uint8" in capsys.readouterr().out
