@@ -8,13 +8,24 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from pydantic import ValidationError as PydanticError
 
 from eco_fast.errors import UserError
 
 Mode = Literal["vanilla", "kd", "eco-centroid", "eco", "alpha-sample"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Paths = Annotated[list[Path], BeforeValidator(lambda given: [given] if isinstance(given, str | Path) else given)]
+"""Several paths, or one that needs no list around it."""
 
 
 class Section(BaseModel):
@@ -47,8 +58,8 @@ class DataConfig(Section):
 
     train: list[Path] = []  # folders of HR images, or text files of paths
     train_lr: Path | None = None  # the user's own LR images; without it LR is the exact 8-bit bicubic of HR
-    valid: Path | None = None
-    valid_lr: Path | None = None
+    valid: Paths = []  # sets of HR images, each with a curve of its own; the first one chooses the best checkpoint
+    valid_lr: Paths = []  # their own LR images, a folder for each set
     patch: PositiveInt = 48  # LR pixels
     batch: PositiveInt = 16
     patches_per_image: NonNegativeInt = 0  # patches cut close together from an image; 0: 16 for `files`, else 1

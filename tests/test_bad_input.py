@@ -187,7 +187,7 @@ def test_grey_alpha_odd_sizes_and_small_images_are_noted(photos: Path, tmp_path:
     for name in ("grey.png", "alpha.png", "odd.png", "small0.png", "small1.png", "small2.png"):
         assert name in printed
     assert "small3.png" not in printed and "4 " in printed
-    assert "7 training images" in printed
+    assert "images 7, " in printed
     message = refused(*_train(tmp_path / "strict", "--train", photos, "--strict"))
     assert "png" in message
 

@@ -17,7 +17,7 @@ ALLOWED = {  # package -> those of the project that it may import
     "stop": set(),
     "units": set(),
     "measured": {"units"},
-    "display": {"console"},
+    "display": {"console", "units"},
     "config": {"errors"},
     "eco": {"errors"},
     "models": {"errors", "files", "eco_kernels"},

@@ -110,7 +110,7 @@ class Lab:
         trials = list(dict.fromkeys(trials))
         self.prepare(trial.teacher for trial in trials)
         self._train(trials)
-        return {trial: read_curve(self.folder(trial)) for trial in trials}
+        return {trial: _trained(read_curve(self.folder(trial))) for trial in trials}
 
     def prepare(self, teachers: Iterable[str]) -> None:
         """Make the validation images, the teachers, and the store with their centroids."""
@@ -180,6 +180,12 @@ class Lab:
         steps = max((json.loads(line)["step"] for line in lines[-2:] if line.endswith("\n")), default=0)
         complete = (self.folder(trial) / "checkpoints" / f"step-{trial.steps:08d}").is_dir()
         return trial.steps if complete else min(steps, trial.steps - 1)
+
+
+def _trained(curve: Curve) -> Curve:
+    """A curve without what was validated before the first step."""
+    first = next(place for place, step in enumerate(curve.steps) if step)
+    return curve._replace(steps=curve.steps[first:], minutes=curve.minutes[first:], psnr_y=curve.psnr_y[first:])
 
 
 OWN_TEACHER = Trial("vanilla", _OWN_SEED, steps=OWN_STEPS)

@@ -57,7 +57,10 @@ def train(
     train_lr: Annotated[
         Path | None, path("--train-lr", "DIR", "Folder of LR training images; by default the bicubic of HR.")
     ] = None,
-    valid: Annotated[Path | None, path("--valid", "DIR", "Folder of HR validation images.")] = None,
+    valid: Annotated[
+        list[Path] | None,
+        path("--valid", "DIR", "Folder of HR validation images; repeatable, the first chooses the best checkpoint."),
+    ] = None,
     teacher: Annotated[
         Path | None,
         path("--teacher", "FILE", "Run, checkpoint or weights file of the teacher; every mode but vanilla needs one."),
@@ -112,7 +115,7 @@ def train(
     flags = {
         "data.train": [str(path) for path in train_dirs] if train_dirs else None,
         "data.train_lr": train_lr,
-        "data.valid": valid,
+        "data.valid": [str(path) for path in valid] if valid else None,
         "teacher.file": teacher,
         "scale": scale,
         "mode": mode,

@@ -4,7 +4,6 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +25,9 @@ from eco_fast.train.inputs import (
     fits,
     load_student,
     named_store,
-    run_store,
     runs_online,
     sizes_in_headers,
+    store_of,
     training_files,
 )
 from eco_fast.train.lane import streams_of
@@ -184,21 +183,15 @@ def training_images(config: Config) -> Images | None:
 
 def validation_images(config: Config) -> Images | None:
     """The sizes of the images of all validation sets; None where there is no set."""
-    files = [file for path in validation_sets(config) for file in find_images(hr_folder(path))]
+    files = [file for path in config.data.valid for file in find_images(hr_folder(path))]
     return Images(*sizes_in_headers(files)) if files else None
-
-
-def validation_sets(config: Config) -> list[Path]:
-    """The validation sets of a run."""
-    valid = config.data.valid
-    return [valid] if isinstance(valid, Path) else valid or []
 
 
 def centroids(config: Config, teacher: nn.Module, images: Images | None) -> Part:
     """The time in which the centroids of all training images are made before the first step."""
     if images is None:
         return Part(0.0, "centroids not counted: no training images are named")
-    device, store = config.run.device, run_store(config)
+    device, store = config.run.device, store_of(config)
     stored = stored_teachers(store, config.scale)
     precision = settled_precision(config.teacher.precision, teacher, device, stored)
     if teacher_identity(teacher, precision) in stored:

@@ -108,7 +108,7 @@ def evaluate_checkpoint(
 
 
 def _validated_on(checkpoint: Path) -> set[str]:
-    """The name of the set on which a run was validated, if it is a run and was."""
+    """The names of the sets on which a run was validated, if it is a run and was."""
     file = checkpoint / "config.toml"
     if not file.is_file():
         return set()
@@ -116,7 +116,8 @@ def _validated_on(checkpoint: Path) -> set[str]:
         valid = tomllib.loads(file.read_text(encoding="utf-8")).get("data", {}).get("valid")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}; evaluate one of its checkpoints instead") from error
-    return set() if valid is None else {benchmark_name(Path(valid))}
+    named = [valid] if isinstance(valid, str) else valid or []  # older runs name one
+    return {benchmark_name(Path(path)) for path in named}
 
 
 def _processes() -> tuple[int, int]:

@@ -2,8 +2,6 @@
 
 import os
 import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from eco_fast.commands.doctor import diagnose
 from eco_fast.proof.outcome import Evidence
 from eco_fast.proof.stage import Stage
+from eco_fast.train.machine import answer
 
 _ROOT = Path(__file__).parents[2]
 _LAUNCHES = 1000
@@ -40,11 +39,11 @@ def describe() -> dict[str, str]:
     return {
         "hardware": found["device"]["GPU"] if torch.cuda.is_available() else found["device"]["CPU"],
         **found["device"],
-        "driver": _answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "driver": answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "CUDA of PyTorch": str(torch.version.cuda or "none"),
         **{name: version for name, version in versions.items() if name != "torch"},
         "torch": str(torch.__version__),
-        "commit": _answer("git", "-C", str(_ROOT), "describe", "--always", "--dirty"),
+        "commit": answer("git", "-C", str(_ROOT), "describe", "--always", "--dirty"),
         "system": platform.platform(),
         "CPU cores": str(os.cpu_count()),
         "date": time.strftime("%Y-%m-%d"),
@@ -100,12 +99,3 @@ def _launches(stage: Stage, device: torch.device) -> int:
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _answer(tool: str, *arguments: str) -> str:
-    """The first line that a tool prints, "none" if it is missing or fails."""
-    if shutil.which(tool) is None:
-        return "none"
-    result = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=30, check=False)
-    lines = result.stdout.strip().splitlines()
-    return lines[0].strip() if result.returncode == 0 and lines else "none"

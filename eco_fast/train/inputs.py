@@ -1,7 +1,7 @@
 """What a run reads: the networks, the training images, the validation images, loaded before the first step."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +34,7 @@ from eco_fast.data.store import (
 from eco_fast.display import Display
 from eco_fast.eco.objective import needs_teacher
 from eco_fast.errors import UserError
-from eco_fast.evaluate.benchmark import Pair, load_benchmark
+from eco_fast.evaluate.benchmark import Pair
 from eco_fast.models import build, placed
 from eco_fast.models.weights import load_matching, weights_file
 from eco_fast.train.peers import Facts, differences, digest, first_to_see, refuse_differences, say_who_prepares
@@ -46,6 +46,7 @@ from eco_fast.train.teacher import (
     teacher_identity,
     warn_of_a_weak_teacher,
 )
+from eco_fast.train.valid import ValidSet, load_pairs, with_bicubic
 from eco_fast.train.world import World
 
 Images = TrainingSet | ArrayFiles | ImageFiles
@@ -57,9 +58,10 @@ class Inputs(NamedTuple):
 
     config: Config  # with the teacher's precision settled
     images: Images
-    valid: list[Pair]
+    valid: list[ValidSet]
     student: nn.Module
     teacher: nn.Module | None  # one that runs online; a cached one has done its work
+    about_teacher: str = ""  # for people: its file, network, size
 
 
 def load_inputs(config: Config, teacher: nn.Module | None, display: Display, world: World | None = None) -> Inputs:
@@ -84,7 +86,7 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display, wor
         student = load_student(config, display)
         teacher = _load_teacher(config, teacher, student)
         cached = teacher is not None and not online and data.train
-        store = run_store(config) if cached else None
+        store = store_of(config) if cached else None
     if teacher is not None:
         config = _settle_precision(config, teacher, store, world, display)
     with world.agree():
@@ -95,9 +97,10 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display, wor
     # Images as they are named.
     valid_notes = Notes()
     with world.agree():
-        valid = load_benchmark(data.valid, config.scale, data.valid_lr, valid_notes) if data.valid else []
-        facts = {**_file_facts(config), **_valid_facts(valid)} if several else {}
+        pairs = load_pairs(data, config.scale, valid_notes)
+        facts = {**_file_facts(config), **_valid_facts(pairs)} if several else {}
     refuse_differences(facts, world, "give all machines the same images")
+    valid = with_bicubic(pairs, config.scale, world, display)
     # Images as they are trained on. Of the processes that see one store the first brings it up to date.
     images: Images | None = None
     first = _goes_first(config, world, display)
@@ -111,10 +114,10 @@ def load_inputs(config: Config, teacher: nn.Module | None, display: Display, wor
     # What was found.
     for line in valid_notes.lines():
         display.line(f"validation: {line}")
-    display.line(f"{len(images.heights)} training images, {len(valid)} validation images")
-    if data.valid is not None and data.valid.resolve() in {path.resolve() for path in data.train}:
-        display.line(f"WARNING: {data.valid} is trained on and validated on; its PSNR says little about other images")
-    return Inputs(config, images, valid, student, teacher if online else None)
+    for path in data.valid:
+        if path.resolve() in {other.resolve() for other in data.train}:
+            display.line(f"WARNING: {path} is trained on and validated on; its PSNR says little about other images")
+    return Inputs(config, images, valid, student, teacher if online else None, _about_teacher(config, teacher, online))
 
 
 def runs_online(config: Config) -> bool:
@@ -140,6 +143,15 @@ def _load_teacher(config: Config, teacher: nn.Module | None, student: nn.Module)
     return placed(teacher, config.run.device)
 
 
+def _about_teacher(config: Config, teacher: nn.Module | None, online: bool) -> str:
+    if teacher is None:
+        return ""
+    parameters = sum(p.numel() for p in teacher.parameters())
+    kind = getattr(teacher, "architecture", type(teacher).__name__)
+    used = "online" if online else "stored"
+    return f"{config.teacher.file or 'given'}: {kind}, {parameters:,} parameters, {config.teacher.precision}, {used}"
+
+
 def _settle_precision(config: Config, teacher: nn.Module, store: Path | None, world: World, display: Display) -> Config:
     """Replace a teacher's precision `auto` by what the first process takes; say what that is.
 
@@ -163,7 +175,7 @@ def _goes_first(config: Config, world: World, display: Display) -> bool:
     """Whether this process prepares the store: one does on a machine by itself, one for every folder on several."""
     if len(world.machines) < 2 or config.data.source == "files" or not config.data.train or named_store(config):
         return world.leads
-    folder = run_store(config)
+    folder = store_of(config)
     firsts = first_to_see(folder, world)
     display.line(say_who_prepares(folder, firsts, world))
     return firsts[world.rank] == world.rank
@@ -227,7 +239,7 @@ def named_store(config: Config) -> Path | None:
     return stores[0] if stores else None
 
 
-def run_store(config: Config) -> Path:
+def store_of(config: Config) -> Path:
     """The store of a run, named or kept for its images."""
     return named_store(config) or config.data.store or cache_folder(config)
 
@@ -249,7 +261,7 @@ def _from_store(
     data, scale, device = config.data, config.scale, config.run.device
     teacher = None if network is None else store_teacher(network, scale, config.teacher.precision, device)
     # Make the store, or bring it up to date.
-    path = run_store(config)
+    path = store_of(config)
     if prepares and named_store(config) is None:
         prepare(data.train, [scale], path, lr_dir=data.train_lr, teacher=teacher, progress=display.rate)
     # Open it, and find the images that serve.
@@ -350,9 +362,10 @@ def _file_facts(config: Config) -> Facts:
     }
 
 
-def _valid_facts(valid: list[Pair]) -> Facts:
+def _valid_facts(loaded: Mapping[str, list[Pair]]) -> Facts:
+    valid = [pair for pairs in loaded.values() for pair in pairs]
     return {
-        "the number of validation images": len(valid),
+        "the number of validation images": " + ".join(str(len(pairs)) for pairs in loaded.values()),
         "the names of validation images": digest(pair.name for pair in valid),
         "the pixels of validation images": digest((checksum(pair.hr), checksum(pair.lr)) for pair in valid),
     }
@@ -366,7 +379,7 @@ def _pixel_facts(config: Config, images: Images, teacher: str | None) -> tuple[F
     }
     if isinstance(images, ImageFiles):
         return facts, {}
-    entries = [Entry.parse(record) for record in read_index(run_store(config))["images"]]
+    entries = [Entry.parse(record) for record in read_index(store_of(config))["images"]]
     facts["the names of training images"] = digest(Path(entry.source).name for entry in entries)
 
     def sums(kind: str) -> str:

@@ -1,7 +1,7 @@
 """The log of a run: loss and speed of every `run.log_every` steps, to metrics.jsonl, TensorBoard and the terminal."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from eco_fast.config import Config
+from eco_fast.display import ASIDE, Part
 from eco_fast.eco.objective import uses_alpha
 from eco_fast.errors import UserError
 from eco_fast.train.batches import Batches
 from eco_fast.train.lane import streams_of
 from eco_fast.train.optim import learning_rate
 from eco_fast.train.run_folder import RunFolder, RunState
-from eco_fast.train.speed import Clock, memory_mb, peak_flops, training_flops
+from eco_fast.train.speed import Budget, Clock, memory_mb, peak_flops, training_flops
 from eco_fast.train.update import Update
 
 
@@ -25,7 +26,7 @@ class Reading(NamedTuple):
     step: int
     in_a_row: int  # skipped updates up to now
     spread: float  # what the guard against a collapse has looked at; NaN if it has not
-    line: str  # for the terminal
+    parts: list[Part]  # for the terminal
 
 
 class Noted(NamedTuple):
@@ -48,7 +49,7 @@ class Log:
         self.flops = training_flops(self.student.network, config.data.patch) * (
             config.data.batch // self.student.world.size
         )
-        self.clock = Clock(0)
+        self.clock, self.budget = Clock(0), Budget()
         self._streams = streams_of(config.run.device)
         self._noted: Noted | None = None
 
@@ -58,7 +59,7 @@ class Log:
         self.clock = Clock(progress.step)
 
     def note(self, done: int, spread: Tensor) -> None:
-        """Begin a line, and the next window of losses. The line before was read.
+        """Begin a line, and the next window of losses. The line before was read, the measured step has ended.
 
         Args:
             done: Steps.
@@ -79,7 +80,6 @@ class Log:
         state.window.zero_()
         event = self._streams.Event()
         event.record(self._streams.current_stream())
-        self.times.measure(False)
         self._noted = Noted(record, values, event, self._speed(self.clock.lap(done)))
 
     def read(self, *, wait: bool) -> Reading | None:
@@ -90,19 +90,11 @@ class Log:
         self._noted = None
         event.synchronize()
         total, accepted, norm, skipped, in_a_row, spread = values.tolist()
-        parts, step_ms = self.times.read(), speed["step_ms"]
-        parts["other"] = max(0.0, step_ms - sum(parts.values()))  # parts that overlap leave nothing
-        speed = {**speed, "budget": {name: round(ms / step_ms, 4) for name, ms in parts.items()}}
+        speed = {**speed, "budget": self.budget.add(*self.times.read())}
         loss = total / accepted if accepted else None
-        self.write({**record, "loss": loss, "skipped": int(skipped), "gradient_norm": norm, "speed": speed})
-        alpha = f"alpha {record['alpha']:.3f}  " if "alpha" in record else ""
-        said = "none accepted" if loss is None else f"{loss:.4f}"
-        shares = "  ".join(f"{part} {share:.0%}" for part, share in speed["budget"].items())
-        skips = f"  {int(skipped)} skipped" if skipped else ""
-        line = (
-            f"loss {said}  {alpha}lr {record['lr']:.2e}  {speed['patches_per_second']:.0f} patches/s{skips}  {shares}"
-        )
-        return Reading(record["step"], int(in_a_row), spread, line)
+        record = {**record, "loss": loss, "skipped": int(skipped), "gradient_norm": norm, "speed": speed}
+        self.write(record)
+        return Reading(record["step"], int(in_a_row), spread, list(_parts(record)))
 
     def write(self, record: dict[str, Any]) -> None:
         """One record to every place it goes."""
@@ -130,6 +122,19 @@ class Log:
         return speed if peak is None else {**speed, "utilisation": self.flops * steps_per_second / peak}
 
 
+def _parts(record: Mapping[str, Any]) -> Iterator[Part]:
+    """What a person is shown of a line, the loss first; where there is little room the speed goes before it."""
+    loss = record["loss"]
+    yield Part("none accepted" if loss is None else f"loss {loss:#.5g}")
+    speed = record["speed"]["patches_per_second"]
+    yield Part(f"{speed:.{0 if speed >= 10 else 2}f} patches/s", 1)
+    if record["skipped"]:
+        yield Part(f"{record['skipped']} skipped", 3)
+    if "alpha" in record:
+        yield Part(f"alpha {record['alpha']:.3f}", ASIDE)
+    yield Part(f"lr {record['lr']:.2e}", ASIDE + 1)
+
+
 class Curves:
     """The log in TensorBoard's files, an extra: event files next to `metrics.jsonl`."""
 
@@ -146,8 +151,8 @@ class Curves:
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Every number of a line of metrics, nested ones under the names above them."""
-        self._add(record["kind"], record, record["step"])
+        """Every number of a line of metrics, nested ones under the names above them, those of a set under its name."""
+        self._add("/".join(record[key] for key in ("kind", "set") if key in record), record, record["step"])
 
     def _add(self, name: str, value: Any, step: int) -> None:
         if isinstance(value, Mapping):

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import subprocess
 import sysconfig
 import time
 from contextlib import AbstractContextManager
@@ -172,6 +173,18 @@ def resolve_compile(choice: str, device_type: str) -> str:
     if missing is not None:
         raise UserError(f"run.compile={choice} needs {missing}; install it, or use --set run.compile=off")
     return choice
+
+
+def answer(tool: str, *arguments: str) -> str:
+    """The first line that a tool prints, "none" if it is missing, fails, or takes half a minute."""
+    if shutil.which(tool) is None:
+        return "none"
+    try:
+        result = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        return "none"
+    lines = result.stdout.strip().splitlines()
+    return lines[0].strip() if result.returncode == 0 and lines else "none"
 
 
 def missing_tool() -> str | None:

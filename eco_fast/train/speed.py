@@ -1,7 +1,7 @@
 """How fast a run is, where the time of a step goes, and how much of the device's arithmetic it uses."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ from eco_fast.train.machine import unsearched
 from eco_kernels import tail
 
 PARTS = ("data", "teacher", "student", "optimiser")
+LOG = "log"
+"""What only a step of the log does: it is taken out of the step's time."""
+
+_WHOLE = "step"
 
 _PEAK_TFLOPS = {  # dense tensor-core peaks of NVIDIA's data sheets, fp32 accumulation: (bf16 and fp16, tf32)
     "A100": (312.0, 156.0),
@@ -30,7 +34,7 @@ _FORWARD_AND_BACKWARD = 3  # the backward pass computes two products for each on
 
 
 class StepTimes:
-    """The parts of a step in seconds. One step of every line of the log is measured, the others cost nothing.
+    """A step and its parts in seconds. One step of every line of the log is measured, the others cost nothing.
 
     On a GPU a part is what lies between two events on its own stream, so parts that run side by side add up to more
     than the step; `data` is the host's time, which fetching takes. Nothing waits before `read`.
@@ -39,12 +43,18 @@ class StepTimes:
     def __init__(self, device_type: str) -> None:
         self._cuda = device_type == "cuda"
         self._spans: list[tuple[str, Any, Any]] = []
-        self.measure(False)
+        self._began: Any = None  # where a step that is being measured began
+        self.part: Callable[[str], AbstractContextManager[object]] = nullcontext
+        """Counts what is inside as a part: one of `PARTS`, or `LOG`."""
 
-    def measure(self, wanted: bool) -> None:
-        """Measure parts from here on, or do not."""
-        self.part: Callable[[str], AbstractContextManager[object]] = self._measured if wanted else nullcontext
-        """Counts what is inside as a part, one of `PARTS`."""
+    def begin(self) -> None:
+        """Measure the step that begins here."""
+        self._began, self.part = self._now(self._cuda), self._measured
+
+    def end(self) -> None:
+        """The step that is measured ends here."""
+        self._spans.append((_WHOLE, self._began, self._now(self._cuda)))
+        self.part = nullcontext
 
     @contextmanager
     def _measured(self, name: str) -> Iterator[None]:
@@ -52,18 +62,20 @@ class StepTimes:
             yield
             return
         on_device = self._cuda and name != "data"
-        first = _event() if on_device else time.perf_counter()
+        first = self._now(on_device)
         yield
-        self._spans.append((name, first, _event() if on_device else time.perf_counter()))
+        self._spans.append((name, first, self._now(on_device)))
 
     def came(self) -> bool:
         """Whether `read` would wait for nothing."""
         return all(isinstance(last, float) or last.query() for *_, last in self._spans)
 
-    def read(self) -> dict[str, float]:
-        """End measuring, return the milliseconds of each part that was measured; waits for the device."""
-        self.measure(False)
-        parts = dict.fromkeys(PARTS, 0.0)
+    def read(self) -> tuple[float, dict[str, float]]:
+        """The milliseconds of the step that was measured, and of its parts, with `other` for the rest.
+
+        Waits for the device. Parts that ran side by side add up to more than the step, and leave no rest.
+        """
+        parts = dict.fromkeys((_WHOLE, LOG, *PARTS), 0.0)
         for name, first, last in self._spans:
             if isinstance(first, float):
                 parts[name] += 1000 * (last - first)
@@ -71,13 +83,45 @@ class StepTimes:
                 last.synchronize()
                 parts[name] += first.elapsed_time(last)
         self._spans.clear()
-        return {name: ms for name, ms in parts.items() if ms > 0}
+        whole = parts.pop(_WHOLE) - parts.pop(LOG)
+        rest = max(0.0, whole - sum(parts.values()))
+        return whole, {**{name: ms for name, ms in parts.items() if ms > 0}, "other": rest}
+
+    @staticmethod
+    def _now(on_device: bool) -> Any:
+        if not on_device:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
-def _event() -> Any:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
+class Budget:
+    """Where the time of a run went, from the steps that were measured."""
+
+    def __init__(self) -> None:
+        self._steps, self._whole = 0, 0.0
+        self._parts: dict[str, float] = {}
+
+    def add(self, whole: float, parts: Mapping[str, float]) -> dict[str, float]:
+        """Take a step as `StepTimes.read` gives it; returns the shares of its parts in it."""
+        self._steps += 1
+        self._whole += whole
+        for name, ms in parts.items():
+            self._parts[name] = self._parts.get(name, 0.0) + ms
+        return {name: round(ms / whole, 4) for name, ms in parts.items()}
+
+    def line(self) -> str:
+        """One line with the shares of all steps, empty if none was measured.
+
+        Where parts overlap it says so, else they sum to 100 %.
+        """
+        if not self._steps:
+            return ""
+        shares = ", ".join(f"{name} {ms / self._whole:.1%}" for name, ms in self._parts.items())
+        overlap = sum(self._parts.values()) > 1.001 * self._whole
+        beside = "; parts overlap: batches are made beside the student" if overlap else ""
+        return f"where the time went: {shares} (of {self._steps} measured steps{beside})"
 
 
 def training_flops(network: nn.Module, patch: int) -> int:
@@ -115,12 +159,12 @@ class Clock:
 
     def __init__(self, first_step: int) -> None:
         self._started = time.perf_counter()
-        self._paused = 0.0
+        self.pauses = 0.0  # seconds
         self._last_time, self._last_step = 0.0, first_step
 
     def seconds(self) -> float:
         """Seconds since the start, without the pauses."""
-        return time.perf_counter() - self._started - self._paused
+        return time.perf_counter() - self._started - self.pauses
 
     def lap(self, step: int) -> float:
         """Steps per second since the last lap."""
@@ -138,4 +182,4 @@ class Clock:
         """Leave the time inside out of the count."""
         started = time.perf_counter()
         yield
-        self._paused += time.perf_counter() - started
+        self.pauses += time.perf_counter() - started

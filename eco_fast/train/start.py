@@ -10,10 +10,12 @@ from eco_fast.config import FREE_BY_MACHINE, Config, differing_keys
 from eco_fast.console import plain_console
 from eco_fast.display import Display
 from eco_fast.errors import UserError
+from eco_fast.train.about import about
 from eco_fast.train.graph import why_not
 from eco_fast.train.inputs import load_inputs
+from eco_fast.train.log_file import LogFile
 from eco_fast.train.loop import Loop, Result
-from eco_fast.train.machine import configure, describe, device_type, missing_tool, resolve, versions
+from eco_fast.train.machine import configure, describe, device_type, resolve, versions
 from eco_fast.train.peers import differences, refuse_differences
 from eco_fast.train.run_folder import RunFolder, RunState
 from eco_fast.train.update import Update, make_update
@@ -44,13 +46,16 @@ def train(
         UserError: Bad input, no memory, a loss that is not finite, a full disk. Nothing that was written is lost.
     """
     world = join_world()
-    if not world.leads:
-        display = Display(plain_console(quiet=True))
+    console = (display or Display()).console if world.leads else plain_console(quiet=True)
+    log = LogFile(Display(console).line)
     try:
         refuse_differences(versions(), world, "install the same on all machines")
         settled = _settle(config, world, resume=resume, force=force)
         with out_of_memory_named(settled):
-            return _train(settled, world, display or Display(), resume=resume, teacher=teacher)
+            return _train(settled, world, Display(console, log.add), log, resume=resume, teacher=teacher)
+    except BaseException as error:
+        log.add(f"{type(error).__name__}: {error}")
+        raise
     finally:
         leave_world()
 
@@ -101,12 +106,14 @@ def _following(config: Config, first: Config) -> Config:
     return config.model_copy(update={"run": config.run.model_copy(update={"out": first.run.out})})
 
 
-def _train(config: Config, world: World, display: Display, *, resume: bool, teacher: nn.Module | None) -> Result:
+def _train(
+    config: Config, world: World, display: Display, log: LogFile, *, resume: bool, teacher: nn.Module | None
+) -> Result:
     folder = RunFolder(config.run.out, config.run.keep_last)
     configure(config.run)
     inputs = load_inputs(config, teacher, display, world)
     config = _with_or_without_graph(inputs.config, world, display)
-    _say_what_is_used(config, world, display)
+    inputs = inputs._replace(config=config)
     update = make_update(config, inputs.student, world)
     if resume:
         progress = _resume(folder, update, world, config, display)
@@ -116,6 +123,11 @@ def _train(config: Config, world: World, display: Display, *, resume: bool, teac
         if world.leads and not resume:
             folder.start(config)
         loop = Loop(config, folder, inputs, update, display)
+        if world.leads and progress.step < config.run.steps:  # a run that is complete stays as it is
+            log.open(folder.path / "train.log", describe(config.run, world), append=resume)
+    for line in about(inputs, world):
+        display.line(line)
+    _say_where_machines_differ(config, world, display)
     del inputs  # centroids are let go once alpha is 1: the source alone may hold them
     return loop.run(progress)
 
@@ -147,13 +159,8 @@ def _with_or_without_graph(config: Config, world: World, display: Display) -> Co
     return config.model_copy(update={"run": config.run.model_copy(update={"graph": False})})
 
 
-def _say_what_is_used(config: Config, world: World, display: Display) -> None:
+def _say_where_machines_differ(config: Config, world: World, display: Display) -> None:
     run = config.run
-    missing = missing_tool() if run.compile == "off" and run.device == "cuda" else None
-    off = f" (it needs {missing})" if missing else ""
-    graph = ", CUDA graphs" if run.graphed else ""
-    valid = ", validation in bf16" if config.data.valid and run.valid_precision == "bf16" else ""
-    display.line(f"{run.device}, {run.precision}, compile {run.compile}{off}{graph}{valid}")
     if len(world.machines) > 1:
         display.line(f"{world.size} processes on {', '.join(world.machines)}; the first one keeps the run in {run.out}")
     for line in differences(describe(run, world), world):

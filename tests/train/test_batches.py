@@ -17,7 +17,7 @@ from eco_fast.config import Config, load_config, parse_config
 from eco_fast.data.flat import TrainingSet
 from eco_fast.data.sampler import Sampler
 from eco_fast.data.source import Resident
-from eco_fast.display import Display
+from eco_fast.display import Display, Part
 from eco_fast.eco.objective import MODES
 from eco_fast.models import build
 from eco_fast.train.batches import Batch, Batches, BatchMaker, Phases
@@ -212,7 +212,7 @@ def test_the_teacher_is_let_go(
             of_teacher.append(weakref.ref(images.centroid.data))
         return images
 
-    def look(loop: Loop, step: int) -> str | None:
+    def look(loop: Loop, step: int) -> list[Part] | None:
         if step == 0 and (online := loop.batches.maker._teacher) is not None:
             of_teacher.append(weakref.ref(online))
         line = advance(loop, step)

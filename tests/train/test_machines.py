@@ -205,7 +205,7 @@ def scenarios(folder: Path) -> dict[str, list[dict[str, Any]]]:
         "fewer": two(instead=fewer),
         "pixels": two(instead=stores[1], first=from_store),
         "kind": two(instead=stores[0]),
-        "valid": two("--valid", others, first=[*plain, "--valid", photos]),
+        "valid": two(instead=others, first=[*plain, "--valid", photos]),
         "teacher": two("--teacher", teachers[1], first=eco),
         "init": two("--init", teachers[1], first=[*plain, "--init", teachers[0]]),
         "setting": two("--set", "optim.lr=0.5"),

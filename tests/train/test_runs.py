@@ -14,7 +14,7 @@ from eco_fast.config import load_config
 from eco_fast.errors import UserError
 from eco_fast.evaluate.run import evaluate
 from eco_fast.models.weights import load_network
-from eco_fast.train import batches, loop
+from eco_fast.train import batches, valid
 from eco_fast.train.batches import Batch
 from eco_fast.train.guard import CollapseGuard
 from eco_fast.train.learner import Learner
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_another_format_is_refused(photos: Path, tmp_path: Path)
 def test_a_run_marks_its_best_validation(photos: Path, tmp_path: Path) -> None:
     settings = {"data__valid": photos, "run__valid_every": 2, "run__keep_last": 1}
     run(photos, tmp_path / "run", **settings)
-    valid = {r["step"]: r["psnr_y"] for r in records(tmp_path / "run") if r["kind"] == "valid"}
+    valid = {r["step"]: r["psnr_y"] for r in records(tmp_path / "run") if r["kind"] == "valid" and r["step"]}
     best = max(valid, key=lambda step: valid[step])
     assert (tmp_path / "run" / "checkpoints" / "best").readlink() == Path(f"step-{best:08d}")
     load_network(tmp_path / "run" / "checkpoints" / "best")
@@ -160,8 +160,9 @@ def test_the_log_holds_a_budget(photos: Path, tmp_path: Path) -> None:
     assert [r["step"] for r in lines] == [2, 4, 6]
     for record in lines:
         speed = record["speed"]
-        assert {"student", "optimiser", "other"} <= speed["budget"].keys()
-        assert 0 < speed["budget"]["student"] < 2 and speed["tflops"] > 0 and record["gradient_norm"] > 0
+        assert {"student", "optimiser", "other"} <= speed["budget"].keys() and min(speed["budget"].values()) >= 0
+        assert sum(speed["budget"].values()) == pytest.approx(1, abs=1e-3)  # nothing runs side by side here
+        assert speed["tflops"] > 0 and record["gradient_norm"] > 0
     assert lines[0]["speed"]["budget"]["data"] > 0  # of the batch after it; the last step makes none
     assert lines[-1]["speed"]["batches"] == {"lr": 6, "hr": 6}
 
@@ -249,7 +250,7 @@ def test_lr_images_of_ones_own_are_validated_on(photos: Path, tmp_path: Path) ->
     psnr = []
     for name, own in (("bicubic", {}), ("own", {"data__valid_lr": black})):
         run(photos, tmp_path / name, data__valid=photos, **own)
-        psnr.append(next(line["psnr_y"] for line in records(tmp_path / name) if line["kind"] == "valid"))
+        psnr.append(records(tmp_path / name)[-1]["psnr_y"])
     assert abs(psnr[0] - psnr[1]) > 0.1
 
 
@@ -260,7 +261,7 @@ def test_tensorboard_gets_every_number(photos: Path, tmp_path: Path) -> None:
     events.Reload()
     names = set(events.Tags()["scalars"])
     assert {"train/loss", "train/lr", "train/speed/patches_per_second", "train/speed/budget/student"} <= names
-    assert [event.step for event in events.Scalars("valid/psnr_y")] == [6]
+    assert [event.step for event in events.Scalars("valid/photos/psnr_y")] == [0, 6]
 
 
 def test_tensorboard_is_missing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,11 +291,11 @@ def test_precisions_are_kept_and_said(
 ) -> None:
     """That of validation is used; that of the teacher is recorded, and a resumed run goes on with it."""
     used: list[str] = []
-    monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: used.append(kwargs["precision"]) or evaluate(*args))
+    monkeypatch.setattr(valid, "evaluate", lambda *args, **kwargs: used.append(kwargs["precision"]) or evaluate(*args))
     teacher = run(photos, tmp_path / "teacher", data__valid=photos).checkpoint
     settings = {"mode": "eco", "teacher__file": teacher, "data__valid": photos, "run__valid_precision": "bf16"}
     run(photos, tmp_path / "run", **settings)
-    assert used == ["fp32", "bf16"]
+    assert used == ["fp32", "fp32", "bf16", "bf16"]
     said = capsys.readouterr().out
     assert said.count("validation in bf16") == 1 and said.count("centroids in fp32, rounded to 8 bit\n") == 1
     recorded = load_config(tmp_path / "run" / "config.toml")
