@@ -130,17 +130,17 @@ def refuse_jumps(config: Config, previous: Config, done: int) -> None:
         return
     if steps < done:
         raise UserError(f"--steps {steps}: {done} steps of {config.run.out} are done; take more, or leave it out")
-    changes = []
+    jumps = []
     if config.optim.schedule == "cosine":
         rates = (learning_rate(min(done, total - 1), total, config.optim) for total in (before, steps))
-        changes.append("the learning rate (optim.schedule=cosine) from {:.2e} to {:.2e}".format(*rates))
+        jumps.append("the learning rate (optim.schedule=cosine) from {:.2e} to {:.2e}".format(*rates))
     if uses_alpha(config.mode) and config.alpha.schedule != "constant":
         alphas = (Phases(each).alpha(done) for each in (previous, config))
-        changes.append(f"alpha (alpha.schedule={config.alpha.schedule}) " + "from {:.3f} to {:.3f}".format(*alphas))
-    if changes:
+        jumps.append(f"alpha (alpha.schedule={config.alpha.schedule}) {'from {:.3f} to {:.3f}'.format(*alphas)}")
+    if jumps:
         raise UserError(
-            f"{steps} steps instead of {before} change at step {done} {' and '.join(changes)}; go on so with "
-            "--stretch, or start a new run from these weights with --init"
+            f"with {steps} steps instead of {before} there is a jump at step {done}, of {' and of '.join(jumps)}; "
+            "go on so with --stretch, or start a new run from these weights with --init"
         )
 
 
