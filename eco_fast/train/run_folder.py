@@ -288,8 +288,7 @@ def _load_state(checkpoint: Path, *, mmap: bool = False) -> dict[str, Any]:
     if content.get("format", 1) != _FORMAT:
         raise UserError(
             f"{path} has format {content.get('format', 1)}, this version of eco-fast resumes format {_FORMAT}; finish "
-            f"the run with the version that began it, or begin a new one from {checkpoint / 'weights.safetensors'} "
-            "with --set student.init=FILE"
+            f"the run with the version that began it, or begin anew with --init {checkpoint / 'weights.safetensors'}"
         )
     return content
 
