@@ -1,6 +1,7 @@
 """Commands that train and look at training: `demo`, `train`, `recipes` and `compare`."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +99,10 @@ def train(
         ),
     ] = None,
     threads: Threads = None,
+    processes: Annotated[
+        int,
+        typer.Option("--processes", metavar="N", help="Processes on this machine, one for each GPU; as with torchrun."),
+    ] = 1,
     lanes: Annotated[
         str | None,
         choice(
@@ -156,6 +161,10 @@ def train(
 
     # By itself it is made at once: a slip is told before PyTorch is imported. Under torchrun all have to hear of it.
     config = None if "LOCAL_RANK" in os.environ else configured()
+    if config is not None and processes > 1 and not dry_run:
+        from eco_fast.train.launch import launch
+
+        raise typer.Exit(launch(processes, sys.argv[1:]))
     if dry_run:
         from eco_fast.commands.dry_run import describe_run
 

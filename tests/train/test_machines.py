@@ -169,6 +169,16 @@ def test_two_agents_end_where_the_first_cannot_write(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
+def test_processes_of_one_machine_fail_with_one_line(tmp_path: Path) -> None:
+    """torchrun would add a report of 40 lines; an own launcher does not."""
+    command = [sys.executable, "-m", "eco_fast", *TRAIN, "--processes", "2", "--train", "nowhere", "--out", "run"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=_LIMIT)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: nowhere does not exist")
+    assert not (tmp_path / "run").exists()
+
+
 # --- without torchrun: one program that is forked, since most of the time above goes into starting
 
 
