@@ -1,6 +1,7 @@
 """The one typed configuration: a TOML recipe, `--set key=value` and the everyday flags become a frozen `Config`."""
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -19,116 +20,180 @@ from pydantic import (
     PositiveInt,
 )
 from pydantic import ValidationError as PydanticError
+from pydantic_core import ErrorDetails
 
 from eco_fast.errors import UserError
 
 Mode = Literal["vanilla", "kd", "eco-centroid", "eco", "alpha-sample"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Paths = Annotated[list[Path], BeforeValidator(lambda given: [given] if isinstance(given, str | Path) else given)]
-"""Several paths, or one that needs no list around it."""
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
+
+
+Paths = Annotated[list[Path], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])]
+"""Paths, or one of them."""
 
 
 class Section(BaseModel):
     """A frozen table of the recipe that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class StudentConfig(Section):
     """The network that is trained."""
 
     name: str = "edsr-baseline"
-    options: dict[str, Any] = {}  # of the network: blocks, channels, res_scale, ...
-    init: Path | None = None  # weights to start from, of the same scale or of another
+    """The network."""
+    options: dict[str, Any] = {}
+    """Its options: blocks, channels, res_scale, ..."""
+    init: Path | None = None
+    """Weights to start from, of the same scale or of another."""
 
 
 class TeacherConfig(Section):
     """The frozen network that makes the centroids; `vanilla` does not use it."""
 
     file: Path | None = None
-    name: str | None = None  # of the network, for a bare weights file
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: that of stored ones, else bf16 on GPUs where it is fast
-    mode: Literal["auto", "cached", "online"] = "auto"  # auto: online where `files` decodes while training, else cached
-    context: PositiveInt = 2  # LR pixels around a patch that an online teacher sees
-    rounding: Literal["8bit", "none"] = "8bit"  # of an online teacher's centroids; stored ones are 8 bit
+    """Run, checkpoint or weights file."""
+    name: str | None = None
+    """Its network, for a bare weights file that is not recognised."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Its arithmetic; auto: that of stored centroids, else bf16 on GPUs where it is fast."""
+    mode: Literal["auto", "cached", "online"] = "auto"
+    """When it runs; auto: online where `files` decodes while training, else cached."""
+    context: PositiveInt = 2
+    """LR pixels around a patch that an online teacher sees."""
+    rounding: Literal["8bit", "none"] = "8bit"
+    """Rounding of an online teacher's centroids; stored ones are 8 bit."""
 
 
 class DataConfig(Section):
     """Training and validation images."""
 
-    train: list[Path] = []  # folders of HR images, or text files of paths
-    train_lr: Path | None = None  # the user's own LR images; without it LR is the exact 8-bit bicubic of HR
-    valid: Paths = []  # sets of HR images, each with a curve of its own; the first one chooses the best checkpoint
-    valid_lr: Paths = []  # their own LR images, a folder for each set
-    patch: PositiveInt = 48  # LR pixels
+    train: Paths = []
+    """Folders of HR images, text files of their paths, or one prepared store."""
+    train_lr: Path | None = None
+    """LR images of one's own; without it LR is the exact 8-bit bicubic of HR."""
+    valid: Paths = []
+    """Sets of HR images, each with a curve of its own; the first one chooses the best checkpoint."""
+    valid_lr: Paths = []
+    """Their LR images, a folder for each set; without it the bicubic of HR."""
+    patch: PositiveInt = 48
+    """Side of a patch in LR pixels."""
     batch: PositiveInt = 16
-    patches_per_image: NonNegativeInt = 0  # patches cut close together from an image; 0: 16 for `files`, else 1
+    """Patches per step, of all processes together."""
+    patches_per_image: NonNegativeInt = 0
+    """Patches cut close together from an image; 0: 16 for `files`, else 1."""
     source: Literal["auto", "resident", "mapped", "files"] = "auto"
-    store: Path | None = None  # where the prepared store of these images is kept; without it in the user's cache
-    strict: bool = False  # a converted or left-out image is an error
+    """How patches are read."""
+    store: Path | None = None
+    """Where the prepared store of these images is kept; without it in the user's cache."""
+    strict: bool = False
+    """Whether a converted or left-out image is an error."""
 
 
 class AlphaConfig(Section):
     """The weight of the real pair over training."""
 
     schedule: Literal["official", "linear", "cosine", "constant"] = "official"
-    shift: float = 0.0  # of the official sigmoid: larger is later
-    end: Annotated[float, Field(gt=0, le=1)] = 1.0  # fraction of training at which `linear` and `cosine` reach 1
-    value: Fraction = 0.5  # of `constant`
+    """How alpha rises."""
+    shift: float = 0.0
+    """Shift of the official sigmoid: larger is later."""
+    end: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Fraction of training at which `linear` and `cosine` reach 1."""
+    value: Fraction = 0.5
+    """Alpha of `constant`."""
 
 
 class LossConfig(Section):
     """The pixel loss."""
 
     kind: Literal["l1", "l2", "charbonnier"] = "l1"
-    scale: PositiveFloat = 255.0  # images in [0, 1] times this
+    """Its form."""
+    scale: PositiveFloat = 255.0
+    """Factor of the difference of images in [0, 1]."""
 
 
 class OptimConfig(Section):
     """Optimiser, learning rate, gradient clip, EMA."""
 
-    name: str = "adam"  # adam, adamw, lamb, or any optimiser of torch.optim
-    options: dict[str, Any] = {}  # of the optimiser, besides those below: momentum of sgd, say
+    name: str = "adam"
+    """The optimiser: adam, adamw, lamb, or any of torch.optim."""
+    options: dict[str, Any] = {}
+    """Its options besides those below: momentum of sgd, say."""
     lr: PositiveFloat = 1e-3
+    """Highest learning rate."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    """Decays of the moments of optimisers that have them."""
     eps: PositiveFloat = 1e-8
+    """Added to the denominator, likewise."""
     weight_decay: NonNegativeFloat = 0.0
+    """Weight decay, likewise."""
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"
-    milestones: list[NonNegativeInt] = []  # of `multistep`: steps at which the rate is multiplied by gamma
+    """Of the learning rate after the warm-up; cosine ends at 0."""
+    milestones: list[NonNegativeInt] = []
+    """Steps of `multistep` at which the rate is multiplied by gamma."""
     gamma: PositiveFloat = 0.5
-    warmup: NonNegativeInt = 0  # steps of linear rise
-    accumulate: PositiveInt = 1  # parts that a batch is computed in, to save memory
-    clip_value: NonNegativeFloat = 0.0  # 0: no clip by value
-    clip_norm: NonNegativeFloat = 0.0  # 0: no clip by norm
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: no average is kept
+    """Factor of `multistep`."""
+    warmup: NonNegativeInt = 0
+    """Steps of linear rise."""
+    accumulate: PositiveInt = 1
+    """Parts that a batch is computed in, to save memory."""
+    clip_value: NonNegativeFloat = 0.0
+    """Clip of every gradient value; 0: none."""
+    clip_norm: NonNegativeFloat = 0.0
+    """Clip of the norm of all gradients; 0: none."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the average of the weights; 0: none is kept."""
 
 
 class GuardConfig(Section):
     """Updates that do not count: a jump of the loss, or a loss or gradient that is not finite."""
 
-    skip_factor: NonNegativeFloat = 5.0  # times the last accepted loss; 0: only what is not finite
-    first_loss: NonNegativeFloat = 0.0  # taken as the last accepted loss before the first update; 0: none
-    limit: PositiveInt = 100  # skipped updates in a row that end the run
+    skip_factor: NonNegativeFloat = 5.0
+    """Times the last accepted loss: what is above is skipped; 0: only what is not finite."""
+    first_loss: NonNegativeFloat = 0.0
+    """Taken as the last accepted loss before the first update; 0: none."""
+    limit: PositiveInt = 100
+    """Skipped updates in a row that end the run."""
 
 
 class RunConfig(Section):
     """Where a run is kept, how long and how precisely it trains, and how often it logs, validates and saves."""
 
     out: Path = Path("runs/run")
+    """Folder of the run."""
     steps: PositiveInt = 125_000
+    """Updates of the weights."""
     seed: NonNegativeInt = 0
+    """Seed of weights, order of images, patches, orientations."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto: CUDA where PyTorch sees it."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
-    valid_precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on GPUs that train in bf16 or fp16
+    """Arithmetic of the network; auto: bf16 where it is faster, else fp32."""
+    valid_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of validation; auto: bf16 on GPUs that train in bf16 or fp16."""
     compile: Literal["auto", "off", "default", "max-autotune"] = "auto"
-    lanes: bool = True  # make batches one step ahead, on a stream of their own
-    graph: Literal["auto"] | bool = "auto"  # replay batch and update as CUDA graphs; auto: on a GPU
-    threads: NonNegativeInt = 0  # CPU threads; 0: PyTorch's choice
+    """How torch.compile is used; auto: on for CUDA, off on CPUs."""
+    lanes: bool = True
+    """Whether batches are made one step ahead, on a stream of their own."""
+    graph: Literal["auto"] | bool = "auto"
+    """Whether batch and update are replayed as CUDA graphs; auto: on a GPU."""
+    threads: NonNegativeInt = 0
+    """CPU threads; 0: PyTorch's choice."""
     log_every: PositiveInt = 100
+    """Steps between lines of the log."""
     valid_every: PositiveInt = 5_000
+    """Steps between validations; at most a tenth of the steps where those are set on the command line."""
     checkpoint_every: PositiveInt = 5_000
-    keep_last: PositiveInt = 3  # checkpoints, besides the best by validation
-    tensorboard: bool = False  # write its event files too
+    """Steps between checkpoints."""
+    keep_last: PositiveInt = 3
+    """Checkpoints that are kept, besides the best by validation."""
+    tensorboard: bool = False
+    """Whether TensorBoard's event files are written too."""
 
     @property
     def graphed(self) -> bool:
@@ -140,7 +205,9 @@ class Config(Section):
     """Everything a training run depends on."""
 
     mode: Mode = "eco"
+    """What input and target hold."""
     scale: Literal[2, 3, 4] = 2
+    """Enlargement."""
     student: StudentConfig = StudentConfig()
     teacher: TeacherConfig = TeacherConfig()
     data: DataConfig = DataConfig()
@@ -151,7 +218,27 @@ class Config(Section):
     run: RunConfig = RunConfig()
 
 
-FREE_ON_RESUME = frozenset({"run.out", "run.device", "run.keep_last", "run.checkpoint_every", "run.tensorboard"})
+OPTIONS = {
+    "mode": "--mode",
+    "scale": "--scale",
+    "student.init": "--init",
+    "teacher.file": "--teacher",
+    "data.train": "--train",
+    "data.train_lr": "--train-lr",
+    "data.valid": "--valid",
+    "data.strict": "--strict",
+    "run.steps": "--steps",
+    "run.out": "--out",
+    "run.device": "--device",
+    "run.threads": "--threads",
+    "run.lanes": "--lanes",
+}
+"""Keys with a flag of their own, and that flag."""
+
+FREE_ON_RESUME = frozenset(
+    f"run.{name}"
+    for name in ("out", "device", "log_every", "valid_every", "checkpoint_every", "keep_last", "tensorboard")
+)
 """What may change between the parts of a resumed run without changing its numbers."""
 
 FREE_BY_MACHINE = frozenset(
@@ -172,6 +259,8 @@ def load_config(
 ) -> Config:
     """Read a recipe and lay `--set` settings, then everyday flags, over it.
 
+    Where one of these sets `run.steps` and none `run.valid_every`, a run is validated ten times at least.
+
     Args:
         recipe: Path of a TOML file, or the name of a recipe inside the package.
         settings: `section.key=value`, the value in TOML's notation; a bare word is a string.
@@ -179,22 +268,38 @@ def load_config(
         first: What the first process of a run uses. It stands in for the recipe, which is not read.
 
     Raises:
-        UserError: The recipe is missing or broken, a key is unknown (the nearest valid one is named), a value is wrong.
+        UserError: The recipe is missing or broken, a key is unknown (the nearest valid one is named), a value is wrong:
+            one line that names what was typed, or the recipe where it comes from there.
     """
     source, document = _read_recipe(recipe) if first is None else ("the command", _document(first))
+    typed: dict[str, str] = {}  # by key, as on a command line; the last one of a key is the one that counts
     for setting in settings:
-        key, equals, value = setting.partition("=")
+        key, equals, value = (part.strip() for part in setting.partition("="))
         if not equals:
             raise UserError(f"--set {setting} has no value; write --set {setting}=VALUE")
-        _put(document, key.strip(), _toml_value(value.strip()))
+        if not _may_be_set(key):
+            raise UserError(f"--set {setting}: there is no key {key}; {_suggestion(key)}")
+        _put(document, key, _toml_value(value))
+        typed[key] = f"--set {setting}"
     for key, value in (flags or {}).items():
         if value is not None:
             _put(document, key, value)
-    return parse_config(document, source)
+            values = " ".join(map(str, value)) if isinstance(value, list) else value
+            typed[key] = f"{OPTIONS[key]} {values}" if key in OPTIONS else f"{key}={values}"
+    config = parse_config(document, source, typed)
+    if "run.steps" in typed and "run.valid_every" not in typed:
+        every = min(config.run.valid_every, max(1, config.run.steps // 10))
+        config = config.model_copy(update={"run": config.run.model_copy(update={"valid_every": every})})
+    return config
 
 
-def parse_config(document: Mapping[str, Any], source: str) -> Config:
+def parse_config(document: Mapping[str, Any], source: str, typed: Mapping[str, str] | None = None) -> Config:
     """Validate a nested dictionary.
+
+    Args:
+        document: Tables and values.
+        source: Where it comes from.
+        typed: By key what came from elsewhere, as it was typed there.
 
     Raises:
         UserError: One line with the first fault, and the nearest valid key where a key is unknown.
@@ -202,18 +307,40 @@ def parse_config(document: Mapping[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(document)
     except PydanticError as error:
-        fault = error.errors()[0]
-    parts = [str(part) for part in fault["loc"]]
-    key = ".".join(parts)
+        faults = error.errors()
+    key, fault = _key(faults[0]), faults[0]
+    names = [name for name in typed or {} if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")]
+    where = typed[names[-1]] if typed and names else f"{key} = {json.dumps(fault['input'], default=str)} in {source}"
     if fault["type"] == "extra_forbidden":
-        raise UserError(f"unknown key {key} in {source}; {_suggestion(key)}")
-    raise UserError(f"wrong value for {key} in {source}: {fault['msg']} (got {fault['input']!r}); fix that value")
+        raise UserError(f"{where}: there is no key {key}; {_suggestion(key)}")
+    ways = dict.fromkeys(_acceptable(each) for each in faults if _key(each) == key)
+    raise UserError(f"{where}: take {' or '.join(ways)}{_meant(fault)}")
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes inside the package."""
     folder = resources.files("eco_fast") / "recipes"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def find_recipe(recipe: str | Path) -> tuple[Path, str]:
+    """Where a recipe lies, a file or one inside the package, and its text.
+
+    Raises:
+        UserError: It is missing or cannot be read.
+    """
+    path = Path(recipe)
+    if path.is_file():
+        try:
+            return path, path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read recipe {path}: {error}; name a TOML text file") from None
+    inside = resources.files("eco_fast") / "recipes" / f"{recipe}.toml"
+    if str(recipe) in recipe_names():
+        return Path(str(inside)), inside.read_text(encoding="utf-8")
+    if renamed := _WITH_SCALE.fullmatch(str(recipe)):
+        raise UserError(f"recipe {recipe} is now written eco-{renamed[1]} --scale {renamed[2]}")
+    raise UserError(f"recipe {recipe} not found; name a TOML file or one of: {', '.join(recipe_names())}")
 
 
 def config_toml(config: Config) -> str:
@@ -239,26 +366,11 @@ def _document(config: Config) -> dict[str, Any]:
 
 def _read_recipe(recipe: str | Path) -> tuple[str, dict[str, Any]]:
     """Where a recipe lies, and what it holds."""
-    path, text = _find_recipe(recipe)
+    path, text = find_recipe(recipe)
     try:
         return str(path), tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}; fix that line") from None
-
-
-def _find_recipe(recipe: str | Path) -> tuple[Path, str]:
-    path = Path(recipe)
-    if path.is_file():
-        try:
-            return path, path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read recipe {path}: {error}; name a TOML text file") from None
-    inside = resources.files("eco_fast") / "recipes" / f"{recipe}.toml"
-    if str(recipe) in recipe_names():
-        return Path(str(inside)), inside.read_text(encoding="utf-8")
-    if renamed := _WITH_SCALE.fullmatch(str(recipe)):
-        raise UserError(f"recipe {recipe} is now written eco-{renamed[1]} --scale {renamed[2]}")
-    raise UserError(f"recipe {recipe} not found; name a TOML file or one of: {', '.join(recipe_names())}")
 
 
 def _put(document: dict[str, Any], key: str, value: Any) -> None:
@@ -266,7 +378,7 @@ def _put(document: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         document = document.setdefault(section, {})
         if not isinstance(document, dict):
-            raise UserError(f"unknown key {key}; {_suggestion(key)}")
+            raise UserError(f"{section} is no table in this recipe; write [{section}] there, and its keys below")
     document[last] = value
 
 
@@ -294,6 +406,65 @@ def _valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
         else:
             keys.append(f"{prefix}{name}")
     return keys
+
+
+def _may_be_set(key: str) -> bool:
+    """Whether there is a key or a section of this name, or a table of options that has such a key."""
+    return any(
+        f"{valid}.".startswith(f"{key}.") or (valid.endswith(".options") and key.startswith(f"{valid}."))
+        for valid in _valid_keys()
+    )
+
+
+def _key(fault: ErrorDetails) -> str:
+    """The key that a fault belongs to, without what pydantic adds for items of lists and branches of unions."""
+    parts = [str(part) for part in fault["loc"]]
+    names = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((name for name in names if name in _valid_keys()), ".".join(parts))
+
+
+_ACCEPTABLE = {  # pydantic's name of a fault -> what would be right
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_parsing": "true (on) or false (off)",
+    "bool_type": "true (on) or false (off)",
+    "string_type": "a name",
+    "path_type": "a path",
+    "list_type": "a list",
+    "tuple_type": "two numbers, such as [0.9, 0.99]",
+    "missing": "two numbers, such as [0.9, 0.99]",  # keys have defaults: only a pair of numbers can miss one
+    "too_long": "two numbers, such as [0.9, 0.99]",
+    "dict_type": "a table, such as {{blocks = 4}}",
+    "model_type": "a table of keys",
+}
+
+
+def _acceptable(fault: ErrorDetails) -> str:
+    """What would be right in the place of a wrong value."""
+    if fault["type"] == "literal_error":
+        names = _names(fault)
+        return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+    known = _ACCEPTABLE.get(fault["type"])
+    return known.format(**fault.get("ctx", {})) if known else f"another value ({fault['msg']})"
+
+
+def _names(fault: ErrorDetails) -> list[str]:
+    """Those of which a value has to be one: pydantic has them as `'a', 'b' or 'c'`."""
+    return fault["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+
+
+def _meant(fault: ErrorDetails) -> str:
+    names = _names(fault) if fault["type"] == "literal_error" else []
+    near = difflib.get_close_matches(str(fault["input"]), names, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _suggestion(key: str) -> str:

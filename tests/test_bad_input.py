@@ -1,6 +1,8 @@
 """Bad input: one line that names the thing and how to fix it, exit code 2, nothing overwritten."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from PIL import Image
 from eco_fast.cli import main
 from eco_fast.models import build
 from eco_fast.models.weights import identity, save_weights
+from eco_fast.train.run_folder import RunFolder
+from eco_fast.train.world import World
 
 TINY = ["--set", "student.options={blocks=1, channels=4}", "--set", "data.patch=12", "--set", "data.batch=2"]
 
@@ -104,7 +108,7 @@ def test_unknown_model(refused, photos: Path, tmp_path: Path) -> None:
 
 def test_unknown_mode(refused, photos: Path, tmp_path: Path) -> None:
     message = refused("train", "edsr-tiny", "--mode", "ecco", "--train", photos, "--out", tmp_path / "run")
-    assert "ecco" in message and "eco-centroid" in message
+    assert message.startswith("error: --mode ecco: take one of vanilla, kd") and "did you mean eco?" in message
 
 
 def test_unknown_key_names_the_nearest(refused, photos: Path, tmp_path: Path) -> None:
@@ -154,6 +158,85 @@ def test_resume_without_a_checkpoint(refused, photos: Path, tmp_path: Path) -> N
     message = refused(*_train(tmp_path / "run", "--train", photos, "--resume"))
     assert "no checkpoint" in message and "--resume" in message
     assert not (tmp_path / "run").exists()
+
+
+def _without_checkpoints(out: Path, photos: Path) -> list[object]:
+    """A run without checkpoints: killed after some steps, as far as its folder shows."""
+    command = _train(out, "--train", photos)
+    _succeed(*command)
+    shutil.rmtree(out / "checkpoints")
+    return command
+
+
+@pytest.mark.parametrize("fault", ["images", "mode", "device", "optimiser", "teacher"])
+def test_a_start_that_fails_leaves_nothing_in_the_way(refused, photos: Path, tmp_path: Path, fault: str) -> None:
+    wrong = {
+        "images": ["--train", tmp_path / "gone"],
+        "mode": ["--train", photos, "--mode", "eko"],
+        "device": ["--train", photos, "--set", "run.compile=off", "--device", "cuda"],
+        "optimiser": ["--train", photos, "--set", "optim.name=adm"],
+        "teacher": ["--train", photos, "--mode", "eco", "--teacher", tmp_path / "gone"],
+    }[fault]
+    if fault == "device" and torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    refused(*_train(tmp_path / "runs" / "run", *wrong))
+    assert not (tmp_path / "runs" / "run").exists()
+    _succeed(*_train(tmp_path / "runs" / "run", "--train", photos))
+
+
+def test_a_run_that_fails_in_its_first_step_leaves_nothing_in_the_way(
+    refused, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()  # it was there, so it stays
+
+    def full(*_: object) -> None:
+        assert (out / "config.toml").exists()
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("eco_fast.train.loop.Loop.advance", full)
+    assert "out of memory" in refused(*_train(out, "--train", photos))
+    assert not any(out.iterdir())
+
+
+def test_what_a_killed_start_has_left_is_taken(refused, photos: Path, tmp_path: Path) -> None:
+    """No step was done: neither --force nor --resume is needed, and `--resume` says so."""
+    out = tmp_path / "run"
+    command = _without_checkpoints(out, photos)
+    first, *_ = (out / "metrics.jsonl").read_text().splitlines()
+    (out / "metrics.jsonl").write_text(json.dumps({**json.loads(first), "step": 0}) + "\n")
+    (out / "train.log").write_text("some lines\n")
+    assert "leave --resume out to start there" in refused(*command, "--resume")
+    _succeed(*command)
+
+
+def test_a_run_killed_before_its_first_checkpoint_says_what_to_do(refused, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = _without_checkpoints(out, photos)
+    before = (out / "metrics.jsonl").read_bytes()
+    assert "a run that ended before its first checkpoint; start there all the same with --force" in refused(*command)
+    assert "give --force instead of --resume" in refused(*command, "--resume")
+    assert (out / "metrics.jsonl").read_bytes() == before
+    _succeed(*command, "--force")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "config.toml"])
+def test_files_of_others_are_not_taken_for_a_run(refused, photos: Path, tmp_path: Path, name: str) -> None:
+    """A recipe that somebody wrote is no resolved configuration, though it has its name."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / name).write_text("# mine\nscale = 2\n")
+    command = _train(out, "--train", photos)
+    assert "--force" in refused(*command)
+    refused(*_train(out, "--train", tmp_path / "gone", "--force"))
+    assert (out / name).read_text() == "# mine\nscale = 2\n"
+
+
+def test_two_runs_do_not_share_a_folder(refused, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with RunFolder(out, 3).claimed(World()):
+        assert "another run is being written to" in refused(*_train(out, "--train", photos))
+    _succeed(*_train(out, "--train", photos))
 
 
 def test_another_run_is_not_overwritten(refused, photos: Path, tmp_path: Path) -> None:

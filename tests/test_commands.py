@@ -39,6 +39,7 @@ def test_the_module_is_the_command() -> None:
 def test_train_then_eval(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str) -> None:
     common = ["--train", photos, "--valid", photos, "--set", "student.options={blocks=1, channels=4}"]
     common += ["--set", "data.patch=12", "--set", "data.batch=2", "--steps", 6]
+    common += ["--set", "run.valid_every=6"]
     _run("train", "edsr-tiny", "--mode", "vanilla", "--out", tmp_path / "teacher", *common)
     _run("train", "edsr-tiny", "--mode", mode, "--teacher", tmp_path / "teacher", "--out", tmp_path / "run", *common)
     assert "is not better than bicubic" in capsys.readouterr().out

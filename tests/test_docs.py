@@ -71,7 +71,7 @@ def commands(text: str) -> list[str]:
 
 def parse(line: str) -> None:
     """Let click parse a command line as it would before it runs it; raises whatever click raises."""
-    words = shlex.split(line, comments=True)
+    words = shlex.split(line.partition(" > ")[0], comments=True)  # where it goes is the shell's
     words = words[words.index("eco_fast") + 1 :] if "eco_fast" in words else words[1:]
     words = [PLACEHOLDERS.get(word, word) for word in words]
     for choice in alternatives([word for word in words if word is not None]):

@@ -13,7 +13,8 @@ import pytest
 import typer
 
 from eco_fast.cli import app, main
-from eco_fast.config import load_config, recipe_names
+from eco_fast.config import OPTIONS, load_config, recipe_names
+from eco_fast.errors import Stopped
 from eco_fast.evaluate.inference import PRECISIONS
 from eco_fast.evaluate.published import names as published_names
 from eco_fast.models import names as network_names
@@ -75,6 +76,28 @@ def test_help_names_everything_that_can_be_typed(name: str, capsys: pytest.Captu
         assert re.search(rf"^  {below} +[A-Z].*\.$", shown, re.MULTILINE), f"the line of {below} is cut"
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_short_help_is_the_same(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for option in ("-h", "--help"):
+        with pytest.raises(SystemExit):
+            main([*name.split()[1:], option])
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] != ""
+
+
+def test_errors_name_every_flag_by_the_key_that_it_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys(recipe: str, settings: object, flags: dict[str, object], first: object = None) -> None:
+        assert flags.keys() == OPTIONS.keys()
+        raise Stopped
+
+    monkeypatch.setattr("eco_fast.config.load_config", keys)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "edsr-tiny"])
+    assert stop.value.code == 130
+    assert set(OPTIONS.values()) <= {name for parameter in ALL["eco-fast train"].params for name in parameter.opts}
+
+
 def test_defaults_that_texts_name() -> None:
     texts = {f"{name} {p.name}": getattr(p, "help", "") for name, command in ALL.items() for p in command.params}
     assert f"by default {load_config('cpu-demo').run.steps}" in texts["eco-fast demo steps"]
@@ -88,7 +111,7 @@ def test_defaults_that_texts_name() -> None:
     "line", re.findall(r"^ +(eco-fast .*)$", "\n".join(c.epilog or "" for c in ALL.values()), re.M)
 )
 def test_examples_parse(line: str) -> None:
-    words = shlex.split(line)[1:]
+    words = shlex.split(line.partition(" > ")[0])[1:]
     name = max((name for name in ALL if f"{line} ".startswith(f"{name} ")), key=len)
     values = ALL[name].make_context(name, words[len(name.split()) - 1 :]).params
     if name == "eco-fast train" and not values["recipe"].endswith(".toml"):
@@ -108,6 +131,7 @@ def test_help_is_printed_without_loading_torch(arguments: list[str]) -> None:
         ("eco-fast tr", {"train"}),
         ("eco-fast bench ", {"kernels", "data", "step", "evaluate", "all"}),
         ("eco-fast train eco-e", {"eco-edsr", "eco-edsr-baseline"}),
+        ("eco-fast recipes eco-e", {"eco-edsr", "eco-edsr-baseline"}),
         ("eco-fast train eco-edsr --mode eco", {"eco", "eco-centroid"}),
         ("eco-fast train eco-edsr --scale ", {"2", "3", "4"}),
         ("eco-fast eval x --precision ", set(PRECISIONS)),

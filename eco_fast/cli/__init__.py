@@ -1,5 +1,6 @@
 """The commands: parse, call, print. Everything heavy is imported inside them, so that `--help` is quick."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -26,7 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
-        print(stop, file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            print(stop, file=sys.stderr)
         sys.exit(130)
 
 

@@ -12,8 +12,10 @@ Completion = Callable[[str], list[str]]  # what was typed of a value -> the valu
 
 
 def group(**settings: Any) -> typer.Typer:
-    """A group of commands whose help is plain text, whatever else is installed."""
-    return typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, **settings)
+    """A group of commands whose help is plain text, whatever else is installed, and asked for by `-h` too."""
+    names = {"help_option_names": ["-h", "--help"]}
+    plain: dict[str, Any] = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
+    return typer.Typer(no_args_is_help=True, context_settings=names, **plain, **settings)
 
 
 def command(
@@ -46,9 +48,14 @@ def files(incomplete: str) -> list[str]:
 
 def recipes(incomplete: str) -> list[str]:
     """Offer the recipes of the package and TOML files here; paths to other folders are left to the shell."""
+    return [*builtin(incomplete), *starting(sorted(path.name for path in Path().glob("*.toml")), incomplete)]
+
+
+def builtin(incomplete: str) -> list[str]:
+    """Offer the recipes of the package."""
     from eco_fast.config import recipe_names
 
-    return starting([*recipe_names(), *sorted(path.name for path in Path().glob("*.toml"))], incomplete)
+    return starting(recipe_names(), incomplete)
 
 
 def modes(incomplete: str) -> list[str]:

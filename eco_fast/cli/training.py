@@ -1,12 +1,13 @@
-"""Commands that train and look at training: `demo`, `train` and `compare`."""
+"""Commands that train and look at training: `demo`, `train`, `recipes` and `compare`."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from eco_fast.cli.options import choice, command, group, modes, one_of, path, paths, recipes, scale
+from eco_fast.cli.options import Threads, builtin, choice, command, group, modes, one_of, path, paths, recipes, scale
 
 commands = group()
 
@@ -76,7 +77,12 @@ def train(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", metavar="N", help="Updates of the weights; by default the recipe's.")
+        int | None,
+        typer.Option(
+            "--steps",
+            metavar="N",
+            help="Updates of the weights; by default the recipe's. Validates at every tenth of them at least.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, path("--out", "DIR", "Folder of the run; by default the recipe's, else runs/run.")
@@ -89,6 +95,20 @@ def train(
             "Run, checkpoint or weights file to start from, of this scale or another; the schedule starts again.",
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        choice(
+            "--device",
+            "NAME",
+            one_of("auto", "cpu", "cuda"),
+            "Where to train: auto, cpu or cuda; by default the recipe's: auto.",
+        ),
+    ] = None,
+    threads: Threads = None,
+    processes: Annotated[
+        int,
+        typer.Option("--processes", metavar="N", help="Processes on this machine, one for each GPU; as with torchrun."),
+    ] = 1,
     lanes: Annotated[
         str | None,
         choice(
@@ -107,11 +127,25 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder of the run.")
     ] = False,
+    more: Annotated[
+        int | None,
+        typer.Option("--more", metavar="N", help="Resume a run, and train N steps more than it was planned for."),
+    ] = None,
+    stretch: Annotated[
+        bool,
+        typer.Option(
+            "--stretch",
+            help="Let schedules that depend on the number of steps jump where that changes on resume.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier run in the same folder.")] = False,
 ) -> None:
     """Train a network as a recipe says, with settings of your own on top."""
     from eco_fast.config import Config, load_config
+    from eco_fast.errors import UserError
 
+    if more is not None and (steps is not None or more < 1):
+        raise UserError(f"--more {more}: take a number of steps above 0, and no --steps beside it")
     flags = {
         "data.train": [str(path) for path in train_dirs] if train_dirs else None,
         "data.train_lr": train_lr,
@@ -122,7 +156,9 @@ def train(
         "run.steps": steps,
         "run.out": out,
         "student.init": init,
-        "run.lanes": None if lanes is None else {"on": True, "off": False}.get(lanes, lanes),
+        "run.device": device,
+        "run.threads": threads,
+        "run.lanes": lanes,
         "data.strict": True if strict else None,
     }
 
@@ -131,6 +167,10 @@ def train(
 
     # By itself it is made at once: a slip is told before PyTorch is imported. Under torchrun all have to hear of it.
     config = None if "LOCAL_RANK" in os.environ else configured()
+    if config is not None and processes > 1 and not dry_run:
+        from eco_fast.train.launch import launch
+
+        raise typer.Exit(launch(processes, sys.argv[1:]))
     if dry_run:
         from eco_fast.commands.dry_run import describe_run
 
@@ -138,7 +178,35 @@ def train(
     else:
         from eco_fast.train.start import train as run
 
-        run(config or configured, resume=resume, force=force)
+        run(config or configured, resume=resume or more is not None, force=force, more=more or 0, stretch=stretch)
+
+
+@command(
+    commands,
+    "recipes",
+    "List the built-in recipes, or print one.",
+    "eco-fast recipes",
+    "eco-fast recipes eco-edsr > mine.toml",
+    "eco-fast recipes --schema > schema.json",
+)
+def list_recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="The recipe to print.", autocompletion=builtin, show_default=False),
+    ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of all recipes, for an editor.")
+    ] = False,
+) -> None:
+    """List the recipes of the package, print one as it is, or print the JSON schema of all recipes."""
+    from eco_fast.commands import recipes as run
+
+    if schema:
+        run.print_schema()
+    elif name is not None:
+        run.print_recipe(name)
+    else:
+        run.print_list()
 
 
 @command(

@@ -48,6 +48,7 @@ _JOURNAL, _LOCK = ".journal.jsonl", ".lock"
 _FOLDERS = re.compile(r"hr|lr_x[234]|centroid(_lr)?_x[234]_[^_]+")  # those that a store has, and may clear
 _THREADS = 16
 _PIXELS_AT_ONCE = 48_000_000  # in all threads together: some 20 bytes each while an image is decoded and filtered
+_ELSEWHERE = "choose another folder (prepare --out DIR, train --set data.store=DIR)"
 _HEADROOM = 64 << 20  # bytes of disk that are left alone
 
 OnItem = Callable[[int, int, float], None]  # images done, images in all, MB/s
@@ -105,7 +106,7 @@ def prepare(
         where = f" ({error.filename})" if error.filename else ""
         raise UserError(
             f"cannot prepare {out}: {error.strerror or error}{where}; "
-            "fix that and run eco-fast prepare again, it goes on where it stopped"
+            "fix that and run the same command again, it goes on where it stopped"
         ) from error
 
 
@@ -190,7 +191,7 @@ class _Work:
         if need + _HEADROOM > free:
             raise UserError(
                 f"the store needs {need / 1e9:.2f} GB and {self.out} has {max(free - _HEADROOM, 0) / 1e9:.2f} GB left; "
-                "make room or choose another folder with --out"
+                f"make room or {_ELSEWHERE}"
             )
 
     def _decode_all(self, progress: OnItem) -> None:
@@ -356,20 +357,20 @@ def _refuse_to_lose_own_lr(out: Path, known: dict[str, Entry], entries: list[Ent
         scale = min(lost)
         raise UserError(
             f"{out} holds LR images of your own at x{scale}; name them again with --scale {scale} --train-lr DIR, "
-            "or choose another folder with --out"
+            f"or {_ELSEWHERE}"
         )
 
 
 def _refuse_folder(out: Path, inputs: list[Path]) -> None:
     """A store is made in a folder of its own: nothing else is at risk when it is cleared up."""
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; name a folder for the store with --out")
+        raise UserError(f"{out} is a file; {_ELSEWHERE}")
     for folder in inputs:
         if folder.is_dir() and out.resolve().is_relative_to(hr_folder(folder)):
-            raise UserError(f"{out} lies in {folder}, whose images are prepared; choose a folder outside with --out")
+            raise UserError(f"{out} lies in {folder}, whose images are prepared; {_ELSEWHERE}, outside")
     begun = any((out / name).exists() for name in (INDEX, _JOURNAL, _LOCK))
     if out.is_dir() and not begun and not all(map(_may_be_ours, out.iterdir())):
-        raise UserError(f"{out} is not empty and no prepared store; choose a new or empty folder with --out")
+        raise UserError(f"{out} is not empty and no prepared store; {_ELSEWHERE}, new or empty")
 
 
 def _may_be_ours(path: Path) -> bool:
@@ -392,7 +393,7 @@ def _locked(out: Path) -> Iterator[None]:
         except (BlockingIOError, FileNotFoundError):
             held = False
         if not held:
-            raise UserError(f"another run is preparing {out}; wait for it, or choose another folder")
+            raise UserError(f"another run is preparing {out}; wait for it, or {_ELSEWHERE}")
         try:
             yield
         finally:

@@ -121,5 +121,7 @@ class Mapped:
                 raise ValueError(f"it holds {array.shape} where {least} or more was prepared")
         except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"cannot read patches: {paths[image]}: {reason}; run eco-fast prepare --verify") from error
+            raise UserError(
+                f"cannot read patches: {paths[image]}: {reason}; run eco-fast prepare --verify STORE"
+            ) from error
         return array

@@ -69,15 +69,15 @@ def explain(wanted: Shapes, given: Shapes, metadata: Mapping[str, str], path: Pa
     fits = [named[:2]] if named else recognise(given)
     if len(fits) == 1:
         name, scale = fits[0]
-        return f"{path} holds {name} x{scale} weights{here}; choose the file or the model and scale to match"
+        return f"{path} holds {name} x{scale} weights{here}; give weights of the same network and scale"
     if not wanted.keys() & given.keys():
-        return f"{path} holds another network (it has {next(iter(given))!r}, unknown here); choose its model"
+        return f"{path} holds another network (it has {next(iter(given))!r}, unknown here); name that network"
     key = first_difference(wanted, given)
     found, expected = given.get(key, "nothing"), wanted.get(key, "nothing")
     matched = sum(given.get(other) == shape for other, shape in wanted.items())
     return (
         f"{path} does not fit: {key} is {found} where the network{here} has {expected} "
-        f"({matched} of {len(wanted)} tensors match); choose its model and scale"
+        f"({matched} of {len(wanted)} tensors match); give weights of the same network and scale"
     )
 
 

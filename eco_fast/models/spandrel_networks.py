@@ -129,7 +129,7 @@ def recognise(state: dict[str, Tensor]) -> SpandrelNetwork:
         descriptor = _describe(state)
     except library.UnsupportedModelError:
         raise UserError(
-            "spandrel does not know it either; give --network and --scale to see where it differs"
+            "spandrel does not know it either; name its network and scale to see where it differs"
         ) from None
     except UserError:
         raise

@@ -163,7 +163,7 @@ def _recognised(state: State, name: str | None, scale: int | None, path: Path) -
         if name is not None:
             if name not in names():
                 build(name, scale or SCALES[0])  # says which names there are
-            raise UserError(f"{path} does not fit {name} at any scale; give the model it was trained with")
+            raise UserError(f"{path} does not fit {name} at any scale; name another network, or none")
     try:
         found = spandrel_networks.recognise(state)
     except UserError as error:
@@ -175,9 +175,11 @@ def _recognised(state: State, name: str | None, scale: int | None, path: Path) -
 
 
 def _refuse_contradiction(path: Path, name: str, scale: int, asked_name: str | None, asked_scale: int | None) -> None:
-    if asked_name not in (None, name) or asked_scale not in (None, scale):
-        asked = f"{asked_name or name} x{asked_scale or scale}"
-        raise UserError(f"{path} holds {name} x{scale}, not {asked}; leave the model and scale out")
+    if asked_name not in (None, name):
+        raise UserError(f"{path} holds {name} x{scale}, no {asked_name}; name {name}, or give weights of {asked_name}")
+    if asked_scale not in (None, scale):
+        way = f"take --scale {scale}, or give weights for x{asked_scale}"
+        raise UserError(f"{path} holds {name} x{scale}, not x{asked_scale}; {way}")
 
 
 def _unfilled(name: str, scale: int, options: Mapping[str, Any]) -> nn.Module:

@@ -271,7 +271,7 @@ def _from_store(
         precision = config.teacher.precision
         raise UserError(
             f"{path} has no {precision} centroids of this teacher at x{scale}; "
-            f"run eco-fast prepare with --teacher and --precision {precision}"
+            f"add them: eco-fast prepare DIR --scale {scale} --teacher FILE --precision {precision} --out {path}"
         )
     notes.take(store.notes)
     entries = store.holding(scale, data.patch, notes)

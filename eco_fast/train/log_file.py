@@ -5,7 +5,8 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import eco_fast
@@ -47,6 +48,15 @@ class LogFile:
         if append:
             self._held.insert(0, "\n")
         self._write("a" if append else "w")
+
+    @contextmanager
+    def last_words(self) -> Iterator[None]:
+        """Note what ends the run, where something inside does."""
+        try:
+            yield
+        except BaseException as error:
+            self.add(f"{type(error).__name__}: {error}")
+            raise
 
     def _write(self, mode: str) -> None:
         assert self._file is not None

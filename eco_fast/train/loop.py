@@ -143,7 +143,7 @@ class Loop:
         clock, budget = self.log.clock, self.log.budget.line()
         rate, seconds = clock.rate(steps), clock.seconds()
         if not steps:
-            self.display.line(f"all {self.config.run.steps} steps were done before")
+            self.display.line(f"all {self.config.run.steps} steps were done before; train longer with --more N")
             return rate
         paused = f"; validation and checkpoints: {duration(clock.pauses)}" if clock.pauses else ""
         self.display.line(f"{steps} steps in {duration(seconds)}, {rate:.3g} steps/s{paused}")

@@ -39,7 +39,7 @@ def resolve(config: Config, previous: Config | None = None) -> Config:
     if device == "auto":
         device = before.device if before else device_type(device)
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("run.device is cuda but PyTorch sees no CUDA device; use --set run.device=cpu")
+        raise UserError("run.device is cuda but PyTorch sees no CUDA device; use --device cpu")
     refuse_unusable_kernels(device)
     precision: Any = run.precision
     if precision == "auto":

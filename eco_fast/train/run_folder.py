@@ -1,9 +1,11 @@
 """The folder of a run: `config.toml`, `metrics.jsonl`, `checkpoints/`. No run is overwritten by accident."""
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from eco_fast.config import Config, config_toml, load_config
+from eco_fast.data.notes import first_names
 from eco_fast.errors import UserError
-from eco_fast.files import write_atomically
+from eco_fast.files import write_atomically, writing
 from eco_fast.models.weights import load_into, save_weights
 from eco_fast.train.learner import Learner
 from eco_fast.train.world import World
 
+_PROBE = ".probe"
+_OURS = {"config.toml", "metrics.jsonl", "train.log", "tensorboard", "checkpoints", _PROBE}  # in the folder of a run
 _BEST, _STUDENT = "best", "student"
 _FORMAT = 2  # of state.pt; 1 had no number, and one network
 
@@ -39,31 +44,84 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoints = Checkpoints(path / "checkpoints", keep_last)
 
-    def claim(self, *, resume: bool, force: bool) -> None:
-        """Make sure that this run may be written here, before any work is done.
+    def refuse(self, *, resume: bool, force: bool) -> None:
+        """Make sure that this run may be written here, before any work is done. Nothing is written.
+
+        What a start that failed has left is in nobody's way.
 
         Raises:
-            UserError: The folder holds something and neither `resume` nor `force` is given, it has no checkpoint to
-                resume from, or it can't be written.
+            UserError: The folder holds something and neither `resume` nor `force` is given, or it has no checkpoint to
+                resume from.
         """
         if resume and force:
             raise UserError("--resume and --force exclude each other; give one of them")
-        if resume and self.checkpoints.latest() is None:
-            raise UserError(f"{self.path} has no checkpoint to resume from; leave --resume out to start a run there")
-        try:
+        free = not self.path.is_dir() or self._holds_no_more_than_a_start()
+        if self.checkpoints.latest() is not None:
+            if not resume and not force:
+                raise UserError(
+                    f"{self.path} holds a run; continue it with --resume, replace it with --force, or choose --out"
+                )
+        elif resume:
+            way = "leave --resume out to start" if free else "give --force instead of --resume to start anew"
+            raise UserError(f"{self.path} has no checkpoint to resume from; {way} there")
+        elif not free and not force:
+            foreign = first_names(sorted(path.name for path in self.path.iterdir() if path.name not in _OURS))
+            held = f"other files ({foreign})" if foreign else "a run that ended before its first checkpoint"
+            raise UserError(f"{self.path} holds {held}; start there all the same with --force, or choose --out")
+
+    @contextmanager
+    def claimed(self, world: World) -> Iterator[None]:
+        """Inside, the first process of a run may write here. Nothing is left of a run that fails before its first step.
+
+        Raises:
+            UserError: The folder can't be written, or another run is being written there.
+        """
+        with ExitStack() as stack:
+            with world.agree():
+                if world.leads:
+                    made = not self.path.exists()
+                    stack.enter_context(self._locked())
+            try:
+                yield
+            except BaseException:
+                if world.leads and self._holds_no_more_than_a_start():
+                    for path in self.path.iterdir():
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    if made:
+                        self.path.rmdir()
+                raise
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other runs out. The lock ends with the process, however that ends."""
+        with writing(self.path, "choose another folder with --out"):
             self.path.mkdir(parents=True, exist_ok=True)
-            occupied = any(self.path.iterdir())
-            probe = self.path / ".probe"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {self.path}: {error.strerror}; choose another folder with --out"
-            ) from None
-        if occupied and not resume and not force:
-            raise UserError(
-                f"{self.path} is not empty; continue it with --resume, replace it with --force, or choose --out"
-            )
+            (self.path / _PROBE).touch()
+            (self.path / _PROBE).unlink()
+            descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise UserError(f"another run is being written to {self.path}; wait for it, or choose --out") from error
+        except OSError:
+            pass  # a file system without locks on folders
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _holds_no_more_than_a_start(self) -> bool:
+        """Whether all that lies here is what a run writes before its first step, and no recipe of somebody's own."""
+        if self.checkpoints.latest() is not None or any(path.name not in _OURS for path in self.path.iterdir()):
+            return False
+        config = self.config_file
+        lines = self.metrics_file.read_text("utf-8").splitlines() if self.metrics_file.exists() else []
+        try:
+            begun = any(json.loads(line)["step"] > 0 for line in lines)
+            return not begun and (not config.exists() or config_toml(load_config(config)) == config.read_text("utf-8"))
+        except (UserError, ValueError):  # by another version, or cut off
+            return False
 
     def previous_config(self) -> Config:
         """The resolved configuration that the run was started with, if this version can go on with the run.
@@ -77,9 +135,13 @@ class RunFolder:
         return load_config(self.config_file)
 
     def start(self, config: Config) -> None:
-        """Remove an older run (`claim` has asked for --force) and write the resolved configuration."""
+        """Remove an older run (`refuse` has asked for --force) and write the resolved configuration."""
         shutil.rmtree(self.checkpoints.path, ignore_errors=True)
         self.metrics_file.unlink(missing_ok=True)
+        self.keep(config)
+
+    def keep(self, config: Config) -> None:
+        """Write the resolved configuration."""
         write_atomically(self.config_file, config_toml(config).encode())
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -114,6 +176,11 @@ class Checkpoints:
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""
         return next(reversed(self.all()), None)
+
+    def done(self) -> int:
+        """The step of the newest complete checkpoint, 0 if there is none."""
+        latest = self.latest()
+        return 0 if latest is None else int(latest.name.removeprefix("step-"))
 
     def best(self) -> Path | None:
         """The complete checkpoint with the best validation."""
@@ -221,8 +288,7 @@ def _load_state(checkpoint: Path, *, mmap: bool = False) -> dict[str, Any]:
     if content.get("format", 1) != _FORMAT:
         raise UserError(
             f"{path} has format {content.get('format', 1)}, this version of eco-fast resumes format {_FORMAT}; finish "
-            f"the run with the version that began it, or begin a new one from {checkpoint / 'weights.safetensors'} "
-            "with --set student.init=FILE"
+            f"the run with the version that began it, or begin anew with --init {checkpoint / 'weights.safetensors'}"
         )
     return content
 

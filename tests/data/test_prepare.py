@@ -365,7 +365,7 @@ def test_files_that_are_not_of_the_store_are_never_removed(photos: Path, tmp_pat
 
 def test_folders_that_cannot_become_a_store(photos: Path, tmp_path: Path) -> None:
     for out in (photos, photos / "store"):
-        with pytest.raises(UserError, match="choose a folder outside"):
+        with pytest.raises(UserError, match="whose images are prepared; choose another folder"):
             prepare([photos], [2], out)
     with pytest.raises(UserError, match=r"image0\.png is a file"):
         prepare([photos], [2], photos / "image0.png")
@@ -438,7 +438,7 @@ def test_a_disk_that_is_full_at_the_index_is_named(
 
     with monkeypatch.context() as patch:
         patch.setattr(prepare_module, "write_atomically", full)
-        with pytest.raises(UserError, match=r"cannot prepare .*No space left on device.*prepare again"):
+        with pytest.raises(UserError, match=r"cannot prepare .*No space left on device.*the same command again"):
             prepare([photos], [2], tmp_path / "store")
     assert not is_store(tmp_path / "store")
     read = reading(monkeypatch)

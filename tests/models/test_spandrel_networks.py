@@ -133,9 +133,9 @@ def test_bare_files_are_recognised(spandrel: ModuleType, tmp_path: Path) -> None
         assert (loaded.architecture, loaded.scale) == ("SwinIR", 3)
         with torch.no_grad():
             assert torch.equal(loaded(x), network(x))
-    with pytest.raises(UserError, match=r"a\.pth holds SwinIR x3, not SwinIR x2; leave the model and scale out"):
+    with pytest.raises(UserError, match=r"a\.pth holds SwinIR x3, not x2; take --scale 3, or give weights for x2"):
         load_network(file, scale=2)
-    with pytest.raises(UserError, match=r"holds SwinIR x3, not CRAFT x3"):
+    with pytest.raises(UserError, match=r"holds SwinIR x3, no CRAFT; name SwinIR"):
         load_network(file, "spandrel:CRAFT")
     with pytest.raises(UserError, match=r"a\.pth does not fit edsr at any scale"):
         load_network(file, "edsr")
@@ -204,7 +204,7 @@ def test_files_that_only_look_like_one(spandrel: ModuleType, tmp_path: Path) -> 
         load_network(tmp_path / "a.pth")
     assert "\n" not in str(caught.value)
     with pytest.raises(
-        UserError, match=r"b\.pth fits none of .*, and spandrel does not know it either; give --network"
+        UserError, match=r"b\.pth fits none of .*, and spandrel does not know it either; name its network"
     ):
         load_network(tmp_path / "b.pth")
 

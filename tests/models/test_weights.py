@@ -296,7 +296,7 @@ def test_wrong_scale_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds rlfn-s x2 weights, not rlfn-s x4"):
         load_network(bare, "rlfn-s", 4)
     ours = write(tmp_path / "ours.safetensors", 1.0, scale=3)
-    with pytest.raises(UserError, match="holds edsr-tiny x3, not edsr-tiny x2; leave the model and scale out"):
+    with pytest.raises(UserError, match="holds edsr-tiny x3, not x2; take --scale 3, or give weights for x2"):
         load_network(ours, scale=2)
     with pytest.raises(UserError, match="holds edsr-tiny x3 weights, not edsr-tiny x2"):
         load_into(build("edsr-tiny", 2), ours)

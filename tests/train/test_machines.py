@@ -131,7 +131,8 @@ def assert_same_bits(ours: Path, theirs: Path) -> None:
 def test_two_agents_give_the_bits_of_one_with_two_processes(tmp_path: Path) -> None:
     """Also after a resume, of a run whose folder and recipe the second machine does not have."""
     photos = images(tmp_path / "photos")
-    arguments = [*TRAIN, "--train", photos, "--valid", photos, "--steps", 8, "--set", "run.checkpoint_every=4"]
+    arguments = [*TRAIN, "--train", photos, "--valid", photos, "--steps", 8]
+    arguments += ["--set", "run.checkpoint_every=4", "--set", "run.valid_every=8"]
     (tmp_path / "one").mkdir()
     one = ended(
         torchrun(tmp_path / "one", ["--standalone", "--nproc-per-node", "2"], (*arguments, "--out", "run"), "cache")
@@ -163,7 +164,19 @@ def test_two_agents_end_where_the_first_cannot_write(tmp_path: Path) -> None:
     before = time.monotonic()
     ends = agents(tmp_path, *TRAIN, "--train", photos, "--steps", 2, "--out", "run")
     assert time.monotonic() - before < _LIMIT
-    assert all(end.code != 0 and "(node 0): run is not empty; continue it with" in end.error for end in ends), ends
+    assert all(end.code != 0 and "(node 0): run holds other files (something); start" in end.error for end in ends), (
+        ends
+    )
+
+
+@pytest.mark.slow
+def test_processes_of_one_machine_fail_with_one_line(tmp_path: Path) -> None:
+    """torchrun would add a report of 40 lines; an own launcher does not."""
+    command = [sys.executable, "-m", "eco_fast", *TRAIN, "--processes", "2", "--train", "nowhere", "--out", "run"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=_LIMIT)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: nowhere does not exist")
+    assert not (tmp_path / "run").exists()
 
 
 # --- without torchrun: one program that is forked, since most of the time above goes into starting
@@ -227,10 +240,10 @@ FAULTS = {
     "teacher": r"\(node 1\) differs from .* in the weights of the teacher: ",
     "init": r"\(node 1\) differs from .* in the file of student.init: ",
     "setting": r"\(node 1\): other settings than those of the first process: optim.lr \(0.5 here, 0.001 there\)",
-    "slip": r"\(node 1\): unknown key optim.lrr in the command; did you mean optim.lr\?",
+    "slip": r"\(node 1\): --set optim.lrr=0.5: there is no key optim.lrr; did you mean optim.lr\?",
     "version": r"\(node 1\) differs from .* in eco-fast: 0.0.9, not ",
     "bug": r"\(node 1\): ZeroDivisionError: a bug",
-    "occupied": r"\(node 0\): run is not empty",
+    "occupied": r"\(node 0\): run holds other files \(something\)",
     "damaged": r"\(node 0\): .*state.pt is damaged",
     "unsaved": r"\(node 0\): the disk is full",
 }

@@ -38,7 +38,7 @@ def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
 
 def run(photos: Path, out: Path, **settings: object) -> Result:
     flags = {**TINY, "mode": "vanilla", "data.train": [str(photos)], "data.store": photos.parent / "store"}
-    flags |= {"run.out": out, "run.steps": 6, "run.log_every": 2}
+    flags |= {"run.out": out, "run.steps": 6, "run.log_every": 2, "run.valid_every": 1000}
     return train(load_config("edsr-tiny", flags={**flags, **{k.replace("__", "."): v for k, v in settings.items()}}))
 
 
