@@ -29,6 +29,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things, by the word for one: `1 step`, `2,000 steps`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def size(count: float) -> str:
     """A number of bytes, powers of ten."""
     for unit_size, unit in _SIZES:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eco_fast.units import clock, duration, size
+from eco_fast.units import clock, counted, duration, size
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,8 @@ def test_clock(seconds: float, text: str) -> None:
 )
 def test_size(count: float, text: str) -> None:
     assert size(count) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 steps"), (1, "1 step"), (2000, "2,000 steps")])
+def test_counted(number: int, text: str) -> None:
+    assert counted(number, "step") == text

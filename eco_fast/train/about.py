@@ -11,7 +11,7 @@ from eco_fast.data.memory import resident_bytes
 from eco_fast.train.inputs import Images, Inputs, store_of
 from eco_fast.train.machine import describe, missing_tool
 from eco_fast.train.world import World
-from eco_fast.units import size
+from eco_fast.units import counted, size
 
 _WIDTH = 80  # characters
 _LABEL = 12
@@ -21,7 +21,7 @@ def about(inputs: Inputs, world: World) -> list[str]:
     """The lines, none longer than a terminal of 80 columns where no path is."""
     config = inputs.config
     data, run = config.data, config.run
-    per_run = f"{run.steps:,} steps of {data.batch} patches, {data.patch} x {data.patch} LR pixels"
+    per_run = f"{counted(run.steps, 'step')} of {data.batch} patches, {data.patch} x {data.patch} LR pixels"
     rows = {
         "training": [*_student(config, inputs.student), f"mode {config.mode}"],
         "teacher": [inputs.about_teacher] if inputs.about_teacher else [],
@@ -61,7 +61,7 @@ def _store(config: Config, images: Images) -> list[str]:
 def _validation(inputs: Inputs) -> list[str]:
     sets = [f"{each.name} ({len(each.pairs)} images, bicubic {each.bicubic:.3f} dB)" for each in inputs.valid]
     precision = ["validation in bf16"] if inputs.config.run.valid_precision == "bf16" else []
-    return [*sets, f"every {inputs.config.run.valid_every:,} steps", *precision] if sets else []
+    return [*sets, f"every {counted(inputs.config.run.valid_every, 'step')}", *precision] if sets else []
 
 
 def _computes(config: Config, world: World) -> Iterator[str]:
@@ -73,9 +73,9 @@ def _computes(config: Config, world: World) -> Iterator[str]:
     yield f"compile {run.compile}" + (f" (it needs {missing})" if missing else "")
     if run.graphed:
         yield "CUDA graphs"
-    yield f"{run.threads} CPU thread{'s' if run.threads > 1 else ''}"
+    yield counted(run.threads, "CPU thread")
     if world.size > 1:
-        yield f"{world.size} processes on {len(world.machines)} machines"
+        yield f"{world.size} processes on {counted(len(world.machines), 'machine')}"
 
 
 def _wrapped(label: str, pieces: list[str]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from eco_fast.train.run_folder import RunFolder, RunState
 from eco_fast.train.speed import LOG
 from eco_fast.train.update import GraphedUpdate, Update
 from eco_fast.train.valid import validate
-from eco_fast.units import duration
+from eco_fast.units import counted, duration
 
 _EVERY = 10  # steps between two looks of the display, and of the processes at whether one was told to stop
 
@@ -146,7 +146,7 @@ class Loop:
             self.display.line(f"all {self.config.run.steps} steps were done before; train longer with --more N")
             return rate
         paused = f"; validation and checkpoints: {duration(clock.pauses)}" if clock.pauses else ""
-        self.display.line(f"{steps} steps in {duration(seconds)}, {rate:.3g} steps/s{paused}")
+        self.display.line(f"{counted(steps, 'step')} in {duration(seconds)}, {rate:.3g} steps/s{paused}")
         if budget:
             self.display.line(budget)
         return rate

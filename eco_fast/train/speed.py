@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from eco_fast.train.machine import unsearched
+from eco_fast.units import counted
 from eco_kernels import tail
 
 PARTS = ("data", "teacher", "student", "optimiser")
@@ -121,7 +122,7 @@ class Budget:
         shares = ", ".join(f"{name} {ms / self._whole:.1%}" for name, ms in self._parts.items())
         overlap = sum(self._parts.values()) > 1.001 * self._whole
         beside = "; parts overlap: batches are made beside the student" if overlap else ""
-        return f"where the time went: {shares} (of {self._steps} measured steps{beside})"
+        return f"where the time went: {shares} (of {counted(self._steps, 'measured step')}{beside})"
 
 
 def training_flops(network: nn.Module, patch: int) -> int:

@@ -84,7 +84,7 @@ def test_the_log_file_holds_all_that_was_said(terminal: bool) -> None:
 
 @pytest.mark.usefixtures("photos")
 def test_a_resumed_run_goes_on_in_its_log_file() -> None:
-    run("run", run__checkpoint_every=2)
+    run("run", run__checkpoint_every=2, run__valid_every=4)
     first = Path("run/train.log").read_text()
     shutil.rmtree("run/checkpoints/step-00000004")
     train(load_config("run/config.toml"), resume=True)
@@ -170,4 +170,4 @@ def test_parts_that_overlap_are_said_to() -> None:
         "student": 0.9,
         "other": 0,
     }
-    assert budget.line().endswith("(of 1 measured steps; parts overlap: batches are made beside the student)")
+    assert budget.line().endswith("(of 1 measured step; parts overlap: batches are made beside the student)")
