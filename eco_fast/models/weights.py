@@ -7,7 +7,8 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
 from eco_fast.models import SCALES, build, names, spandrel_networks
 from eco_fast.models.layers import mean_shift_state
-from eco_fast.models.recognise import explain, named_in, recognise, shapes_of
+from eco_fast.models.recognise import Shapes, explain, named_in, recognise, shapes_of
 
 State = dict[str, Tensor]
 
@@ -83,6 +84,12 @@ def read_weights(path: Path | str) -> tuple[State, dict[str, str]]:
     if path.suffix in (".pth", ".pt"):
         return _unwrap(_read_pickle(path), path), {}
     raise UserError(f"{path} is not a weights file; give a .safetensors, .pth or .pt file")
+
+
+def read_header(path: Path) -> tuple[Shapes, dict[str, str]]:
+    """Shapes and header of a `.safetensors` file; no tensor is read. Raises UserError as `read_weights` does."""
+    with _opened(path) as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def load_into(network: nn.Module, path: Path | str) -> str:
@@ -213,13 +220,19 @@ def _in_checkpoint(folder: Path, raw: bool) -> Path | None:
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+    with _opened(path) as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+        metadata = file.metadata() or {}
+    return _unwrap(state, path), metadata
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
-            metadata = file.metadata() or {}
+            yield file
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable .safetensors file ({error}); copy or download it again") from error
-    return _unwrap(state, path), metadata
 
 
 def _read_pickle(path: Path) -> Any:
