@@ -3,7 +3,6 @@
 import atexit
 import gc
 import os
-import tomllib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
+from eco_fast.commands.runs import RunSettings
 from eco_fast.commands.scores_table import (
     Evaluated,
     SetScores,
@@ -254,15 +254,7 @@ def _chosen_on(path: Path) -> Path | None:
     """The images that a run's best checkpoint was chosen on, where `path` is that checkpoint or a file in it."""
     folder = (path if path.is_dir() else path.parent).absolute()
     best = Checkpoints(folder.parent, 1).best()
-    config = folder.parent.parent / "config.toml"
-    if best is None or not best.samefile(folder) or not config.is_file():
-        return None
-    try:
-        valid = tomllib.loads(config.read_text(encoding="utf-8")).get("data", {}).get("valid")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {config}: {error}; evaluate a copy of {path} elsewhere") from error
-    first = valid[0] if isinstance(valid, list) and valid else valid  # one path, or the first of several
-    return Path(first) if first else None
+    return RunSettings(folder.parent.parent).chosen_on if best is not None and best.samefile(folder) else None
 
 
 def _is_same_set(a: Path, b: Path) -> bool:

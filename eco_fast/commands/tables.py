@@ -20,7 +20,7 @@ def labels(paths: Sequence[Path]) -> dict[str, Path]:
     Raises:
         UserError: One is named twice.
     """
-    names = [_name(path) for path in paths]
+    names = [name_of(path) for path in paths]
     found = {name if names.count(name) == 1 else str(path): path for name, path in zip(names, paths, strict=True)}
     if len(found) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
@@ -28,7 +28,8 @@ def labels(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _name(path: Path) -> str:
+def name_of(path: Path) -> str:
+    """The short name of a run, a checkpoint or a file."""
     # The link `best` is followed only where it is not the last part: it says more than the step that it leads to.
     place = path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
     *above, last = place.parts

@@ -146,12 +146,12 @@ def load_network(
         found_name, found_scale, options = named
         _refuse_contradiction(path, found_name, found_scale, name, scale)
         try:
-            network = _unfilled(found_name, found_scale, options)
+            network = unfilled(found_name, found_scale, options)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         _load_state(network, state, metadata, path)
     elif name is not None and not spandrel_networks.is_name(name) and scale is not None:
-        network = _unfilled(name, scale, {})
+        network = unfilled(name, scale, {})
         _load_state(network, state, metadata, path)
     else:
         network = _recognised(state, name, scale, path)
@@ -164,7 +164,7 @@ def _recognised(state: State, name: str | None, scale: int | None, path: Path) -
         fits = recognise(shapes_of(state))
         if len(fits) == 1:
             _refuse_contradiction(path, *fits[0], name, scale)
-            network = _unfilled(*fits[0], {})
+            network = unfilled(*fits[0], {})
             _load_state(network, state, {}, path)
             return network
         if name is not None:
@@ -187,7 +187,7 @@ def _refuse_contradiction(path: Path, name: str, scale: int, asked_name: str | N
         raise UserError(f"{path} holds {name} x{scale}, not {asked}; leave the model and scale out")
 
 
-def _unfilled(name: str, scale: int, options: Mapping[str, Any]) -> nn.Module:
+def unfilled(name: str, scale: int, options: Mapping[str, Any]) -> nn.Module:
     """A network to load weights into: on the meta device where it can be, so that sizes are compared first."""
     if spandrel_networks.is_name(name):
         with torch.random.fork_rng(devices=[]):
