@@ -48,8 +48,8 @@ def test_train_then_eval(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert [record["kind"] for record in records] == ["valid", "train", "valid"]
     _run("eval", tmp_path / "run", "--data", photos, "--json", tmp_path / "s.json", "--pictures", tmp_path / "pictures")
     assert "BT.601" in capsys.readouterr().out
-    scores = json.loads((tmp_path / "s.json").read_text())
-    assert (scores["model"], scores["scale"]) == ("edsr-tiny", 2)
+    (scores,) = json.loads((tmp_path / "s.json").read_text())["networks"]
+    assert (scores["name"], scores["network"], scores["scale"]) == ("run", "edsr-tiny", 2)
     figures = scores["data"]["photos"]
     assert figures["images"] == 4
     assert figures["psnr_y"] > 0 and 0 < figures["bicubic"]["ssim_y"] <= 1
@@ -82,7 +82,8 @@ def test_resuming_a_finished_run_changes_nothing(photos: Path, tmp_path: Path) -
 def test_published_weights_reach_their_figures(testdata: Path, tmp_path: Path) -> None:
     weights = testdata / "weights" / "RLFN" / "rlfn_s_x2.pth"
     _run("eval", weights, "--network", "rlfn-s", "--data", testdata / "Set5", "--json", tmp_path / "scores.json")
-    figures = json.loads((tmp_path / "scores.json").read_text())["data"]["Set5"]
+    (network,) = json.loads((tmp_path / "scores.json").read_text())["networks"]
+    figures = network["data"]["Set5"]
     assert figures["psnr_y"] == pytest.approx(38.05, abs=0.01)
     assert figures["ssim_y"] == pytest.approx(0.9607, abs=0.0005)
     assert 33.66 <= figures["bicubic"]["psnr_y"] <= 33.68

@@ -58,9 +58,10 @@ def test_training_evaluating_comparing_enlarging(folder: Path, tmp_path: Path, s
     images = ("--train", folder, "--valid", folder)
     trained = said("train", "edsr-tiny", "--mode", "vanilla", *images, "--steps", 2, *QUICK, "--out", run)
     assert f"toRGB:{NAME}.png" in trained and f"WARNING:{folder}is" in trained and f"checkpoint:{run}" in trained
-    evaluated = said("eval", run, "--data", folder)
-    assert f"validatedon{NAME},so" in evaluated and f"{NAME}5" in evaluated  # with the number of its images
-    assert (f"{NAME}:5images" in evaluated) == said.on_terminal  # there is a status, and a bar below
+    best = run / "checkpoints" / "best"
+    evaluated = said("eval", best, "--data", folder)
+    assert f"{NAME}/best:{best}/ema.safetensors(" in evaluated and f"ofitsrunon{NAME}:its" in evaluated
+    assert f"{NAME}5images" in evaluated
     assert NAME in said("compare", run, "--out", tmp_path / "curves.png")
     enlarged = said("upscale", folder, "--weights", run, "--out", tmp_path / "large" / NAME)
     assert f"large/{NAME}" in enlarged

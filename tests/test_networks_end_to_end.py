@@ -64,4 +64,5 @@ def test_a_short_run(case: str, photos: Path, tmp_path: Path, request: pytest.Fi
     with pytest.raises(SystemExit) as end:
         main(["eval", str(file), "--data", str(photos), "--json", str(tmp_path / "scores.json")])
     assert end.value.code == 0
-    assert json.loads((tmp_path / "scores.json").read_text())["data"]["photos"]["images"] == 4
+    (network,) = json.loads((tmp_path / "scores.json").read_text())["networks"]
+    assert network["data"]["photos"]["images"] == 4

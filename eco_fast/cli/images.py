@@ -7,11 +7,13 @@ import typer
 
 from eco_fast.cli.options import (
     WEIGHTS,
+    Device,
     Ensemble,
     FileScale,
     Network,
     Precision,
     Raw,
+    Threads,
     Tile,
     choice,
     command,
@@ -28,13 +30,16 @@ commands = group()
 @command(
     commands,
     "eval",
-    "Evaluate a network, with bicubic for comparison.",
+    "Evaluate networks, with bicubic for comparison.",
     "eco-fast eval runs/eco --data Set5 --data Set14 --pictures pictures",
+    "eco-fast eval runs/vanilla runs/eco runs/eco/checkpoints/best --data Set5",
     "eco-fast eval rlfn_s_x4.pth --network rlfn-s --scale 4 --data Set5",
     "eco-fast eval runs/edsr-x4 --data Set5 --ensemble --reference edsr-x4-eco",
 )
 def evaluate(
-    checkpoint: Annotated[Path, paths("WEIGHTS", WEIGHTS)],
+    weights: Annotated[
+        list[Path], paths("WEIGHTS", "Runs, checkpoints or weights files; of a run the newest checkpoint.")
+    ],
     data: Annotated[
         list[Path],
         path("--data", "DIR", "Folder of HR images, or one with HR/ and LR_bicubic/X2/, X3/, X4/; repeatable."),
@@ -42,7 +47,10 @@ def evaluate(
     lr: Annotated[Path | None, path("--lr", "DIR", "Folder of LR images; by default the bicubic of HR.")] = None,
     network: Network = None,
     scale: FileScale = None,
+    device: Device = "auto",
+    threads: Threads = None,
     precision: Precision = "fp32",
+    tile: Tile = None,
     raw: Raw = False,
     ensemble: Ensemble = False,
     reference: Annotated[
@@ -57,20 +65,23 @@ def evaluate(
     json: Annotated[Path | None, path("--json", "FILE", "Write the figures of every set as JSON.")] = None,
     csv: Annotated[Path | None, path("--csv", "FILE", "Write the figures of every image as CSV.")] = None,
     pictures: Annotated[
-        Path | None, path("--pictures", "DIR", "Write bicubic, the network's image and HR side by side.")
+        Path | None, path("--pictures", "DIR", "Write bicubic, the networks' images and HR side by side.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse images that would be converted.")] = False,
 ) -> None:
-    """Measure PSNR-Y in dB and SSIM-Y of a network, and those of bicubic enlargement for comparison."""
-    from eco_fast.commands.evaluate import evaluate_checkpoint as run
+    """Measure PSNR-Y in dB and SSIM-Y of networks, and those of bicubic enlargement, in a table for each scale."""
+    from eco_fast.commands.evaluate import evaluate_networks as run
 
     run(
-        checkpoint,
+        weights,
         data,
         lr_dir=lr,
         network_name=network,
         scale=scale,
+        device=device,
+        threads=threads,
         precision=precision,
+        tile=tile,
         raw=raw,
         ensemble=ensemble,
         reference=reference,

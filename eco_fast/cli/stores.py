@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eco_fast.cli.options import Network, choice, command, group, one_of, path, paths
+from eco_fast.cli.options import Device, Network, Raw, choice, command, group, one_of, path, paths
 from eco_fast.errors import UserError
 
 commands = group()
@@ -35,6 +35,8 @@ def prepare(
         str,
         choice("--precision", "NAME", one_of("auto", "fp32", "bf16"), "Arithmetic of the teacher: auto, fp32 or bf16."),
     ] = "auto",
+    device: Device = "auto",
+    raw: Raw = False,
     allow_16bit: Annotated[
         bool, typer.Option("--allow-16bit", help="Round images of 16 bit to 8 instead of refusing them.")
     ] = False,
@@ -58,6 +60,8 @@ def prepare(
         teacher_name=network,
         precision=precision,
         allow_16bit=allow_16bit,
+        device=device,
+        raw=raw,
     )
 
 

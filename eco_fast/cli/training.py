@@ -214,12 +214,22 @@ def list_recipes(
     "compare",
     "Plot the validation of several runs.",
     "eco-fast compare runs/vanilla runs/eco --out compare.png",
+    "eco-fast compare runs/x2 runs/x4 --set Set14",
 )
 def compare(
     runs: Annotated[list[Path], paths("RUN", "Folders of runs.")],
     out: Annotated[Path, path("--out", "PNG", "Picture of the curves.")] = Path("compare.png"),
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--set", metavar="NAME", help="Validation set; by default the first that the runs have in common."
+        ),
+    ] = None,
 ) -> None:
-    """Compare the validation of runs: a table, and curves of PSNR-Y over steps and over time."""
+    """Compare the validation of runs: PSNR-Y in a table, and in curves over steps and over time.
+
+    Runs of other scales or validation sets have tables and curves of their own.
+    """
     from eco_fast.commands.compare import compare_runs as run
 
-    run(runs, out)
+    run(runs, out, data)

@@ -1,20 +1,22 @@
-"""`eco-fast eval`: one network on several data sets, with bicubic for comparison."""
+"""`eco-fast eval`: networks on data sets, with bicubic for comparison."""
 
 import atexit
 import gc
 import os
-import tomllib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.text import Text
+from torch import nn
 
+from eco_fast.commands.runs import RunSettings
 from eco_fast.commands.scores_table import (
+    Evaluated,
     SetScores,
     document,
     print_scores,
@@ -22,27 +24,39 @@ from eco_fast.commands.scores_table import (
     write_document,
     write_images,
 )
+from eco_fast.commands.tables import labels
 from eco_fast.console import plain_console
 from eco_fast.data.notes import Notes
+from eco_fast.display import Count, Display
 from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair, benchmark_name, load_benchmark
-from eco_fast.evaluate.bicubic import bicubic_upsample
-from eco_fast.evaluate.inference import PRECISIONS
-from eco_fast.evaluate.published import published
-from eco_fast.evaluate.run import OnImage, Scores, evaluate
+from eco_fast.evaluate.inference import refuse_wrong_choices
+from eco_fast.evaluate.published import published, scale_of
+from eco_fast.evaluate.run import Scores, evaluate
 from eco_fast.models import placed
-from eco_fast.models.weights import load_network, read_weights, weights_file
-from eco_fast.train.machine import refuse_unusable_kernels
+from eco_fast.models.recognise import recognise, shapes_of
+from eco_fast.models.spandrel_networks import SpandrelNetwork
+from eco_fast.models.weights import load_network, read_header, weights_file
+from eco_fast.train.machine import usable_device, use_threads
+from eco_fast.train.run_folder import Checkpoints
+
+_TOGETHER = 16  # images that go through all networks before the next ones: a picture needs what all made of it
+
+Sets = dict[str, list[Pair]]  # by name
+Images = dict[str, list[tuple[str, NDArray[np.uint8]]]]  # by name of the original: what was made of it, and by whom
 
 
-def evaluate_checkpoint(
-    checkpoint: Path,
+def evaluate_networks(
+    weights: Sequence[Path],
     data: Sequence[Path],
     *,
     lr_dir: Path | None = None,
     network_name: str | None = None,
     scale: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
     precision: str = "fp32",
+    tile: int | None = None,
     raw: bool = False,
     ensemble: bool = False,
     reference: str | None = None,
@@ -50,74 +64,204 @@ def evaluate_checkpoint(
     csv_file: Path | None = None,
     pictures: Path | None = None,
     strict: bool = False,
-) -> dict[str, SetScores]:
-    """Evaluate a checkpoint, print one table, and write JSON and pictures where asked.
+) -> list[Evaluated]:
+    """Evaluate networks, print a table for each of their scales, and write JSON, CSV and pictures where asked.
 
     Args:
-        checkpoint: Run, checkpoint folder or weights file.
-        data: Sets, as in `load_benchmark`.
+        weights: Runs, of which the newest checkpoint is taken, checkpoint folders or weights files.
+        data: Sets, as in `load_benchmark`; read once for all networks of a scale.
         lr_dir: LR images of the one set in `data`.
-        network_name: Network of a bare weights file.
-        scale: Scale of a bare weights file.
+        network_name: Network of bare weights files.
+        scale: Scale of bare weights files.
+        device: As `usable_device` takes it. Of several processes each takes a GPU, if none is named.
+        threads: Of the CPU; None leaves them to PyTorch.
         precision: "fp32", "bf16" or "fp16".
+        tile: Side of the tiles in LR pixels; by default an image goes through whole where memory allows it.
         raw: Take a run's weights themselves instead of their average.
         ensemble: The mean over eight orientations.
         reference: Print published figures too, such as `edsr-x4-eco` (see `published`).
         json_file: Takes the figures (see `document`).
         csv_file: Takes those of every image.
-        pictures: Folder that takes `SET/IMAGE.png`.
+        pictures: Folder that takes `SET/IMAGE.png`, for networks of several scales `x2/SET/IMAGE.png` and so on.
         strict: Refuse images that would be converted.
 
     Raises:
         UserError: Bad input, or output that cannot be written.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"unknown precision {precision!r}; take one of {', '.join(PRECISIONS)}")
-    if lr_dir is not None and len(data) > 1:
-        raise UserError("--lr belongs to one data set, but several are named; evaluate them one by one")
-    published_figures = None if reference is None else published(reference)
+    refuse_wrong_choices(precision, tile)
+    row = None if reference is None else (reference, published(reference))
+    files = labels(weights)
+    use_threads(threads)
     rank, size = _processes()
-    console = plain_console(quiet=rank > 0)
-    network = load_network(checkpoint, name=network_name, scale=scale, raw=raw)
-    scale = int(network.scale)  # type: ignore[arg-type]
-    device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-    refuse_unusable_kernels(device)
-    network = placed(network, device)
-    label = (
-        network_name or _name_in(checkpoint) or str(getattr(network, "architecture", type(network).__name__)).lower()
-    )
-    label += " x8" if ensemble else ""
-    validated = _validated_on(checkpoint)
-    results: dict[str, SetScores] = {}
-    for name, pairs in _load(data, scale, lr_dir, strict, console).items():
-        draw = None if pictures is None else _drawing(pictures / name, label, scale)
-        if name in validated:
-            note = f"note: the run was validated on {name}, so its best checkpoint was chosen on these images"
-            console.print(note, soft_wrap=True)
-        mine = pairs[rank::size]
-        bicubic = evaluate(None, mine, scale)
-        with console.status(Text(f"{name}: {len(pairs)} images")):
-            ours = evaluate(network, mine, scale, precision=precision, ensemble=ensemble, on_image=draw)
-        results[name] = SetScores(_gathered(ours, size), _gathered(bicubic, size))
-    print_scores(results, model=label, scale=scale, precision=precision, published=published_figures, console=console)
+    display = Display(plain_console(quiet=rank > 0))
+    place = usable_device(device)
+    if place == "cuda":
+        place = f"cuda:{rank % torch.cuda.device_count()}"
+    loaded = [_load(name, path, network_name, scale, raw=raw) for name, path in files.items()]
+    scales = list(dict.fromkeys(found.scale for found, _ in loaded))
+    _refuse_other_scales(scales, data, lr_dir, reference)
+    sets = _load_sets(data, scales, lr_dir, strict, display)
+    for found, _ in loaded:
+        display.line(found.origin())
+    for name, path in files.items():
+        _warn_of_choice(name, path, data, display)
+    networks = [(found, placed(network, place)) for found, network in loaded]
+    total = sum(len(pairs[rank::size]) for found, _ in networks for pairs in sets[found.scale].values())
+    with display.count("evaluating") as count:
+        scorer = _Scorer(rank, size, total, count, precision=precision, tile=tile, ensemble=ensemble)
+        for factor in scales:
+            folder = pictures / f"x{factor}" if pictures and len(scales) > 1 else pictures
+            scorer.score(
+                [(found, network) for found, network in networks if found.scale == factor], sets[factor], folder
+            )
+    results = [found for found, _ in loaded]
+    for factor in scales:
+        print_scores(
+            [found for found in results if found.scale == factor],
+            precision=precision,
+            ensemble=ensemble,
+            published=row if reference and scale_of(reference) == factor else None,
+            console=display.console,
+        )
     if json_file is not None and rank == 0:
-        write_document(json_file, document(results, model=label, scale=scale, precision=precision))
+        write_document(json_file, document(results, precision=precision, ensemble=ensemble))
     if csv_file is not None and rank == 0:
         write_images(csv_file, results)
     return results
 
 
-def _validated_on(checkpoint: Path) -> set[str]:
-    """The names of the sets on which a run was validated, if it is a run and was."""
-    file = checkpoint / "config.toml"
-    if not file.is_file():
-        return set()
-    try:
-        valid = tomllib.loads(file.read_text(encoding="utf-8")).get("data", {}).get("valid")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {error}; evaluate one of its checkpoints instead") from error
-    named = [valid] if isinstance(valid, str) else valid or []  # older runs name one
-    return {benchmark_name(Path(path)) for path in named}
+def _refuse_other_scales(
+    scales: Sequence[int], data: Sequence[Path], lr_dir: Path | None, reference: str | None
+) -> None:
+    if lr_dir is not None and (len(data) > 1 or len(scales) > 1):
+        raise UserError("--lr belongs to one data set and one scale, but several are named; evaluate them one by one")
+    if reference is not None and scale_of(reference) not in scales:
+        raise UserError(f"--reference {reference} is not x{scales[0]}, as the network is; name a row of its scale")
+
+
+def _load(
+    name: str, path: Path, network_name: str | None, scale: int | None, *, raw: bool
+) -> tuple[Evaluated, nn.Module]:
+    """A network, and what there is to say of it, without figures yet."""
+    network = load_network(path, name=network_name, scale=scale, raw=raw)
+    file = weights_file(path, raw=raw)
+    header = read_header(file)[1] if file.suffix == ".safetensors" else {}
+    found = Evaluated(
+        name,
+        network=header.get("model") or network_name or _recognised(network),
+        scale=int(network.scale),  # type: ignore[arg-type]
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        file=file,
+        step=int(header["step"]) if header.get("step", "").isdecimal() else None,
+        weights={"ema.safetensors": "average", "weights.safetensors": "raw"}.get(file.name),
+        scores={},
+    )
+    return found, network
+
+
+def _recognised(network: nn.Module) -> str:
+    """What the network of a bare file is called."""
+    if isinstance(network, SpandrelNetwork):
+        return network.architecture.lower()
+    return next((name for name, _ in recognise(shapes_of(network.state_dict()))), type(network).__name__.lower())
+
+
+def _load_sets(
+    data: Sequence[Path], scales: Sequence[int], lr_dir: Path | None, strict: bool, display: Display
+) -> dict[int, Sets]:
+    """All sets by scale and name, read before the first is evaluated: bad input is found at once."""
+    sets = dict[int, Sets]()
+    lines = dict[str, None]()  # what was done to HR is done for every scale
+    for scale in scales:
+        notes, sets[scale] = Notes(), {}
+        for path in data:
+            name = benchmark_name(path)
+            if name in sets[scale]:
+                raise UserError(f"two data sets are named {name}; evaluate them one by one")
+            sets[scale][name] = load_benchmark(path, scale, lr_dir, notes)
+        if strict:
+            notes.raise_if_any()
+        lines |= dict.fromkeys(notes.lines())
+    for line in lines:
+        display.line(line)
+    return sets
+
+
+class _Scorer:
+    """Puts images through networks: those of this process, small groups of them at a time."""
+
+    def __init__(self, rank: int, size: int, total: int, count: Count, **options: Any) -> None:
+        """Nothing is done yet.
+
+        Args:
+            rank: Of this process.
+            size: The number of processes.
+            total: Images times networks that this process has before it.
+            count: Hears of each.
+            options: Of `evaluate`.
+        """
+        self._rank, self._size, self._options = rank, size, options
+        self._done, self._total, self._count = 0, total, count
+
+    def score(self, networks: Sequence[tuple[Evaluated, nn.Module]], sets: Sets, pictures: Path | None) -> None:
+        """Fill in the `scores` of networks of one scale, and draw pictures where there is a folder for them."""
+        scale = networks[0][0].scale
+        for name, pairs in sets.items():
+            mine = pairs[self._rank :: self._size]
+            parts: list[list[Scores]] = [[] for _ in range(1 + len(networks))]
+            for first in range(0, len(mine), _TOGETHER):
+                group = mine[first : first + _TOGETHER]
+                images: Images = {pair.name: [] for pair in group}
+                bicubic = partial(_keep, images if pictures else None, "bicubic")
+                parts[0].append(evaluate(None, group, scale, on_image=bicubic))
+                for part, (found, network) in zip(parts[1:], networks, strict=True):
+                    heard = partial(self._hear, images if pictures else None, found.name, name)
+                    part.append(evaluate(network, group, scale, on_image=heard, **self._options))
+                if pictures is not None:
+                    for pair in group:
+                        panels = [*images[pair.name], ("HR", pair.hr)]
+                        save_comparison(pictures / name / f"{pair.name}.png", panels, border=scale)
+            of_bicubic, *ours = (_gathered(part, self._size) for part in parts)
+            for (found, _), scores in zip(networks, ours, strict=True):
+                found.scores[name] = SetScores(scores, of_bicubic)
+
+    def _hear(
+        self, images: Images | None, who: str, data: str, pair: Pair, sr: NDArray[np.uint8], *figures: float | None
+    ) -> None:
+        """A network is done with an image."""
+        _keep(images, f"{who}, mean of 8" if self._options["ensemble"] else who, pair, sr)
+        self._done += 1
+        self._count(self._done, self._total, f"{who} on {data}")
+
+
+def _keep(images: Images | None, title: str, pair: Pair, sr: NDArray[np.uint8], *figures: float | None) -> None:
+    """Hold what was made of an image until its picture is drawn, if one is."""
+    if images is not None:
+        images[pair.name].append((title, sr))
+
+
+def _warn_of_choice(name: str, path: Path, data: Sequence[Path], display: Display) -> None:
+    """Say of a run's best checkpoint that it was chosen on one of these sets, if it was."""
+    chosen_on = _chosen_on(path)
+    for each in data:
+        if chosen_on is not None and _is_same_set(chosen_on, each):
+            display.line(
+                f"note: {name} was chosen as the best of its run on {benchmark_name(each)}: its figures flatter it"
+            )
+
+
+def _chosen_on(path: Path) -> Path | None:
+    """The images that a run's best checkpoint was chosen on, where `path` is that checkpoint or a file in it."""
+    folder = (path if path.is_dir() else path.parent).absolute()
+    best = Checkpoints(folder.parent, 1).best()
+    return RunSettings(folder.parent.parent).chosen_on if best is not None and best.samefile(folder) else None
+
+
+def _is_same_set(a: Path, b: Path) -> bool:
+    """Whether two paths lead to the same images; by name where `a` was a path on another machine or from elsewhere."""
+    if not a.exists():
+        return benchmark_name(a) == benchmark_name(b)
+    return not {a.resolve(), (a / "HR").resolve()}.isdisjoint({b.resolve(), (b / "HR").resolve()})
 
 
 def _processes() -> tuple[int, int]:
@@ -138,46 +282,20 @@ def _leave() -> None:
         gc.collect()
 
 
-def _gathered(scores: Scores, size: int) -> Scores:
-    """The figures of all images, in their order, of processes that took every `size`-th one."""
-    if size == 1:
-        return scores
-    parts: list[Scores] = [scores] * size
-    dist.all_gather_object(parts, scores)
-    number = sum(len(part.names) for part in parts)
-    order = [(i % size, i // size) for i in range(number)]
-    return Scores(
-        [parts[p].names[i] for p, i in order],
-        [parts[p].psnr[i] for p, i in order],
-        [(parts[p].ssim or [])[i] for p, i in order],
+def _gathered(parts: Sequence[Scores], size: int) -> Scores:
+    """Parts one after the other; of several processes the figures of all images, each having every `size`-th one."""
+    mine = Scores(
+        [name for part in parts for name in part.names],
+        [psnr for part in parts for psnr in part.psnr],
+        [ssim for part in parts for ssim in part.ssim or []],
     )
-
-
-def _name_in(checkpoint: Path) -> str | None:
-    """The name of the network in the header of a file that this package wrote; None without a header."""
-    return read_weights(weights_file(checkpoint))[1].get("model")
-
-
-def _load(
-    data: Sequence[Path], scale: int, lr_dir: Path | None, strict: bool, console: Console
-) -> dict[str, list[Pair]]:
-    """All sets by name, read before the first is evaluated: bad input is found at once."""
-    notes, sets = Notes(), dict[str, list[Pair]]()
-    for path in data:
-        name = benchmark_name(path)
-        if name in sets:
-            raise UserError(f"two data sets are named {name}; evaluate them one by one")
-        sets[name] = load_benchmark(path, scale, lr_dir, notes)
-    if strict:
-        notes.raise_if_any()
-    for line in notes.lines():
-        console.print(line, soft_wrap=True)
-    return sets
-
-
-def _drawing(folder: Path, label: str, scale: int) -> OnImage:
-    def draw(pair: Pair, sr: NDArray[np.uint8], psnr: float, ssim: float | None) -> None:
-        panels = [("bicubic", bicubic_upsample(pair.lr, scale)), (label, sr), ("HR", pair.hr)]
-        save_comparison(folder / f"{pair.name}.png", panels, border=scale)
-
-    return draw
+    if size == 1:
+        return mine
+    theirs: list[Scores] = [mine] * size
+    dist.all_gather_object(theirs, mine)
+    order = [(i % size, i // size) for i in range(sum(len(each.names) for each in theirs))]
+    return Scores(
+        [theirs[p].names[i] for p, i in order],
+        [theirs[p].psnr[i] for p, i in order],
+        [(theirs[p].ssim or [])[i] for p, i in order],
+    )

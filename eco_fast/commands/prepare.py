@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from eco_fast.commands.contact_sheet import save_contact_sheet
@@ -13,7 +14,7 @@ from eco_fast.display import Display
 from eco_fast.errors import UserError
 from eco_fast.models import placed
 from eco_fast.models.weights import load_network
-from eco_fast.train.machine import device_type, refuse_unusable_kernels
+from eco_fast.train.machine import usable_device
 from eco_fast.train.teacher import freeze, settled_precision, store_teacher
 from eco_fast.units import digits, size
 
@@ -28,19 +29,34 @@ def prepare_store(
     teacher_name: str | None,
     precision: str,
     allow_16bit: bool,
+    device: str = "auto",
+    raw: bool = False,
 ) -> None:
     """Make or update a store and say what is in it.
 
+    Args:
+        folders: As in `prepare`.
+        scales: As in `prepare`.
+        out: The store.
+        lr_dir: As in `prepare`.
+        teacher_file: Run, checkpoint or weights file of a teacher.
+        teacher_name: Network of a bare weights file.
+        precision: Of the teacher: auto, fp32 or bf16.
+        allow_16bit: Round images of 16 bit to 8.
+        device: Of the teacher, as `usable_device` takes it.
+        raw: Take the weights of a teacher's run themselves instead of their average.
+
     Raises:
-        UserError: As `prepare`; or the teacher is for none of the scales.
+        UserError: As `prepare`; or the teacher is for none of the scales, or there is none for what is said of one.
     """
     display = Display()
     teacher = None
-    if teacher_file is not None:
-        scale, network = _teacher(teacher_file, teacher_name, scales)
-        device = device_type("auto")
-        refuse_unusable_kernels(device)
-        precision = settled_precision(precision, network, device, stored_teachers(out, scale))
+    if teacher_file is None:
+        _refuse_without_teacher(network=teacher_name, precision=precision != "auto", device=device != "auto", raw=raw)
+    else:
+        scale, network = _teacher(teacher_file, teacher_name, scales, raw)
+        device = usable_device(device)
+        precision = settled_precision(precision, network, torch.device(device).type, stored_teachers(out, scale))
         display.line(f"centroids in {precision}, rounded to 8 bit")
         teacher = store_teacher(placed(network, device), scale, precision, device)
     prepare(folders, scales, out, lr_dir=lr_dir, teacher=teacher, allow_16bit=allow_16bit, progress=display.rate)
@@ -83,12 +99,17 @@ def show_store(path: Path, sheet: Path | None = None) -> None:
         display.line(f"contact sheet of {shown} images: {sheet}")
 
 
-def _teacher(file: Path, name: str | None, scales: Sequence[int]) -> tuple[int, nn.Module]:
+def _refuse_without_teacher(**given: object) -> None:
+    if options := [f"--{name}" for name, value in given.items() if value]:
+        raise UserError(f"{' and '.join(options)} would be the teacher's; name one with --teacher, or leave it out")
+
+
+def _teacher(file: Path, name: str | None, scales: Sequence[int], raw: bool) -> tuple[int, nn.Module]:
     """The teacher, and the one scale of those asked for that its file is for."""
     fitting, reasons = [], []
     for scale in scales:
         try:
-            fitting.append((scale, load_network(file, name=name, scale=scale)))
+            fitting.append((scale, load_network(file, name=name, scale=scale, raw=raw)))
         except UserError as error:
             reasons.append(str(error))
     if not fitting:

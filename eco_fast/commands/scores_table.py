@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from eco_fast.commands.tables import print_in_blocks
 from eco_fast.console import plain_console
 from eco_fast.evaluate.metrics import PROTOCOL
 from eco_fast.evaluate.pictures import save_comparison, save_curves
@@ -18,6 +19,7 @@ from eco_fast.evaluate.run import Scores
 from eco_fast.files import write
 
 __all__ = [
+    "Evaluated",
     "Row",
     "SetScores",
     "document",
@@ -45,6 +47,28 @@ class SetScores(NamedTuple):
     bicubic: Scores
 
 
+class Evaluated(NamedTuple):
+    """A network, where it comes from, and its figures."""
+
+    name: str  # in tables: of its run or file
+    network: str  # of the architecture, such as edsr-tiny
+    scale: int
+    parameters: int
+    file: Path
+    step: int | None  # where the file tells it
+    weights: str | None  # "average" or "raw"; None for a file that is no checkpoint's
+    scores: dict[str, SetScores]  # by data set
+
+    def origin(self) -> str:
+        """One line on it."""
+        facts = [f"{self.network} x{self.scale}, {self.parameters:,} parameters"]
+        if self.step is not None:
+            facts.append(f"step {self.step:,}")
+        if self.weights is not None:
+            facts.append(self.weights if self.weights == "average" else f"{self.weights} weights")
+        return f"{self.name}: {self.file} ({', '.join(facts)})"
+
+
 def print_rows(rows: Sequence[Row], *, title: str, console: Console | None = None) -> None:
     """Print methods below each other, under the protocol's name; the gain is over the first row."""
     timed = any(row.steps_per_second is not None for row in rows)
@@ -59,42 +83,68 @@ def print_rows(rows: Sequence[Row], *, title: str, console: Console | None = Non
 
 
 def print_scores(
-    results: Mapping[str, SetScores],
+    networks: Sequence[Evaluated],
     *,
-    model: str,
-    scale: int,
     precision: str,
-    published: Mapping[str, tuple[float, float]] | None = None,
+    ensemble: bool = False,
+    published: tuple[str, Mapping[str, tuple[float, float]]] | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print a network and bicubic, one line per set, under the protocol's name, with `published` figures in columns."""
-    header = ("data", "images", "bicubic PSNR-Y", "SSIM-Y", f"{model} PSNR-Y", "SSIM-Y", "gain dB")
-    table = _table(*header, *(() if published is None else ("published PSNR-Y", "SSIM-Y")))
-    for name, (scores, bicubic) in results.items():
-        cells = [_decibel(bicubic), _similarity(bicubic), _decibel(scores), _similarity(scores)]
-        cells.append(_difference(scores, bicubic))
+    """Print networks of one scale below bicubic, a column per set, under the protocol's name.
+
+    Of several networks the best of every column is marked. Where the sets do not fit the console, tables follow.
+
+    Args:
+        networks: One or more, evaluated on the same sets.
+        precision: That they were evaluated in.
+        ensemble: Whether they were as the mean of eight orientations.
+        published: Name and figures of a last row.
+        console: Where it goes.
+    """
+    several = len(networks) > 1
+    columns = {}
+    for data, (_, bicubic) in networks[0].scores.items():
+        methods = [bicubic, *(network.scores[data].model for network in networks)]
+        psnr = _marked([_decibel(scores) for scores in methods], several)
+        ssim = _marked([_similarity(scores) for scores in methods], several)
+        cells = [f"{a} {b}" for a, b in zip(psnr, ssim, strict=True)]
         if published is not None:
-            psnr, ssim = published.get(name, (None, None))
-            cells += ["" if psnr is None else f"{psnr:.2f}", "" if ssim is None else f"{ssim:.4f}"]
-        table.add_row(name, str(len(scores.names)), *cells)
-    _print(f"{model} x{scale}, {precision}", table, console)
+            figures, end = published[1].get(data), " " * several
+            cells.append(f"{figures[0]:.2f} {end} {figures[1]:.4f}{end}" if figures else "")
+        images = f"{len(bicubic.names)} image{'s' if len(bicubic.names) > 1 else ''}"
+        columns[f"{data}\n{images}\nPSNR-Y SSIM-Y{' ' * several}"] = cells
+    names = ["bicubic", *(network.name for network in networks), *([f"{published[0]}, published"] if published else [])]
+    console = console or plain_console()
+    title = f"x{networks[0].scale}, {precision}{', mean of 8 orientations' if ensemble else ''}, PSNR in dB"
+    console.print(f"{title}\n{PROTOCOL}", soft_wrap=True)
+    print_in_blocks(console, "", names, columns)
+    if several:
+        console.print("* best measured")
 
 
-def document(results: Mapping[str, SetScores], *, model: str, scale: int, precision: str) -> dict[str, Any]:
-    """The figures as plain data, `{"protocol", "model", "scale", "precision", "data": {set: figures}}`.
+def document(networks: Sequence[Evaluated], *, precision: str, ensemble: bool = False) -> dict[str, Any]:
+    """The figures as plain data: `{"format": 2, "protocol", "precision", "ensemble", "networks": [...]}`.
 
-    Figures are the number of images, `psnr_y`, `ssim_y`, and the last two of bicubic under `bicubic`. JSON has no
-    infinity: the PSNR of an image that is equal to its original is None.
+    A network is `{"name", "network", "scale", "parameters", "file", "step", "weights", "data": {set: figures}}`; its
+    figures are the number of `images`, `psnr_y`, `ssim_y`, and these two of bicubic under `bicubic`. JSON has no
+    infinity: the PSNR of an image that is equal to its original is None. Format 1, without a number, held one network.
     """
     return {
+        "format": 2,
         "protocol": PROTOCOL,
-        "model": model,
-        "scale": scale,
         "precision": precision,
-        "data": {
-            name: {"images": len(scores.names), **_means(scores), "bicubic": _means(bicubic)}
-            for name, (scores, bicubic) in results.items()
-        },
+        "ensemble": ensemble,
+        "networks": [
+            {
+                **{key: value for key, value in network._asdict().items() if key != "scores"},
+                "file": str(network.file),
+                "data": {
+                    name: {"images": len(scores.names), **_means(scores), "bicubic": _means(bicubic)}
+                    for name, (scores, bicubic) in network.scores.items()
+                },
+            }
+            for network in networks
+        ],
     }
 
 
@@ -107,18 +157,21 @@ def write_document(path: Path, content: Mapping[str, Any]) -> None:
     write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_images(path: Path, results: Mapping[str, SetScores]) -> None:
-    """Write CSV with a line per image: its set and name, PSNR-Y and SSIM-Y of the network and of bicubic.
+def write_images(path: Path, networks: Sequence[Evaluated]) -> None:
+    """Write CSV with a line per network and image: what both are called, PSNR-Y and SSIM-Y, and those of bicubic.
 
     Raises:
         UserError: The file cannot be written.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["data", "image", "psnr_y", "ssim_y", "bicubic_psnr_y", "bicubic_ssim_y"])
-    for name, (scores, bicubic) in results.items():
-        columns = [scores.names, scores.psnr, scores.ssim or [], bicubic.psnr, bicubic.ssim or []]
-        writer.writerows([name, image, *map(repr, figures)] for image, *figures in zip(*columns, strict=True))
+    figures = ("psnr_y", "ssim_y", "bicubic_psnr_y", "bicubic_ssim_y")
+    writer.writerow(["name", "network", "scale", "data", "image", *figures])
+    for network in networks:
+        for data, (scores, bicubic) in network.scores.items():
+            values = zip(scores.psnr, scores.ssim or [], bicubic.psnr, bicubic.ssim or [], strict=True)
+            for image, row in zip(scores.names, values, strict=True):
+                writer.writerow([network.name, network.network, network.scale, data, image, *map(repr, row)])
     write(path, text.getvalue().encode())
 
 
@@ -135,6 +188,12 @@ def _print(title: str, table: Table, console: Console | None) -> None:
     # Not the table's own title, which would be folded to the table's width.
     console.print(f"{title}\n{PROTOCOL}", soft_wrap=True)
     console.print(table)
+
+
+def _marked(figures: Sequence[str], mark: bool) -> list[str]:
+    """Figures with a mark behind the highest, as they are shown, and room for it behind the others."""
+    best = max(figures, key=float)
+    return [f"{figure}{'*' if figure == best else ' '}" if mark else figure for figure in figures]
 
 
 def _means(scores: Scores) -> dict[str, float | None]:

@@ -69,6 +69,18 @@ def super_resolve(
             side = _smaller(side, lr)
 
 
+def refuse_wrong_choices(precision: str, tile: int | None) -> None:
+    """Check what a person chose for `super_resolve` before any work is done.
+
+    Raises:
+        UserError: There is no such precision, or the tile has no size.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision {precision!r}; take one of {', '.join(PRECISIONS)}")
+    if tile is not None and tile < 1:
+        raise UserError(f"--tile {tile} is no size; give LR pixels, or leave it out")
+
+
 def _in_tiles(
     forward: Forward,
     lr: NDArray[np.uint8],

@@ -85,12 +85,18 @@ def save_comparison(
         left = 2 * _GAP + overview.width + i * step
         zoomed = np.ascontiguousarray(crop.of(image)).repeat(zoom, axis=0).repeat(zoom, axis=1)
         canvas.paste(Image.fromarray(zoomed), (left, _GAP))
-        draw.text((left, text_top), title, _TEXT, title_font)
+        draw.text((left, text_top), _fitted(title, step - _GAP, title_font), _TEXT, title_font)
         if figures:
             figure = "original" if image is original else f"{psnr_y(image, original, border):.2f} dB"
             draw.text((left, text_top + _FONT + 5), figure, _FAINT, small_font)
     write(path, png(canvas))
     return crop
+
+
+def _fitted(title: str, width: int, font: Any) -> str:
+    """A title, or its end where it is too long for so many pixels."""
+    ends = [title, *(f"...{title[cut:]}" for cut in range(4, len(title)))]
+    return next((end for end in ends if font.getlength(end) <= width), ends[-1])
 
 
 def png(image: Any) -> bytes:

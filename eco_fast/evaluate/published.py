@@ -35,3 +35,8 @@ def published(name: str) -> dict[str, tuple[float, float]]:
         raise UserError(f"no published figures for {name}; there are {', '.join(_ROWS)}")
     pairs = (cell.split("/") for cell in _ROWS[name].split())
     return {data: (float(psnr), float(ssim)) for data, (psnr, ssim) in zip(SETS, pairs, strict=True)}
+
+
+def scale_of(name: str) -> int:
+    """The scale in the name of a published row."""
+    return int(name.split("-")[1].removeprefix("x"))

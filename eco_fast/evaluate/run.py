@@ -52,6 +52,7 @@ def evaluate(
     ssim: bool = True,
     precision: str = "fp32",
     device: torch.device | str | None = None,
+    tile: int | None = None,
     ensemble: bool = False,
     on_image: OnImage | None = None,
 ) -> Scores:
@@ -67,6 +68,7 @@ def evaluate(
         ssim: Compute SSIM too.
         precision: As in `super_resolve`.
         device: As in `super_resolve`.
+        tile: As in `super_resolve`.
         ensemble: As in `super_resolve`.
         on_image: Called in the order of the pairs with (pair, SR uint8, PSNR-Y, SSIM-Y or None).
 
@@ -102,7 +104,8 @@ def evaluate(
                 images = [bicubic_upsample(pair.lr, scale) for pair in group]
             else:
                 lr = np.stack([pair.lr for pair in group])
-                images = list(super_resolve(network, lr, precision=precision, device=device, ensemble=ensemble))
+                sr = super_resolve(network, lr, precision=precision, device=device, tile=tile, ensemble=ensemble)
+                images = list(sr)
             for pair, sr in zip(group, images, strict=True):
                 if sr.shape != pair.hr.shape:
                     raise UserError(

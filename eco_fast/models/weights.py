@@ -7,7 +7,8 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
 from eco_fast.models import SCALES, build, names, spandrel_networks
 from eco_fast.models.layers import mean_shift_state
-from eco_fast.models.recognise import explain, named_in, recognise, shapes_of
+from eco_fast.models.recognise import Shapes, explain, named_in, recognise, shapes_of
 
 State = dict[str, Tensor]
 
@@ -85,6 +86,12 @@ def read_weights(path: Path | str) -> tuple[State, dict[str, str]]:
     raise UserError(f"{path} is not a weights file; give a .safetensors, .pth or .pt file")
 
 
+def read_header(path: Path) -> tuple[Shapes, dict[str, str]]:
+    """Shapes and header of a `.safetensors` file; no tensor is read. Raises UserError as `read_weights` does."""
+    with _opened(path) as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
 def load_into(network: nn.Module, path: Path | str) -> str:
     """Load the weights at `path` (file, checkpoint or run folder) into `network`; returns a line on how many they are.
 
@@ -139,12 +146,12 @@ def load_network(
         found_name, found_scale, options = named
         _refuse_contradiction(path, found_name, found_scale, name, scale)
         try:
-            network = _unfilled(found_name, found_scale, options)
+            network = unfilled(found_name, found_scale, options)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         _load_state(network, state, metadata, path)
     elif name is not None and not spandrel_networks.is_name(name) and scale is not None:
-        network = _unfilled(name, scale, {})
+        network = unfilled(name, scale, {})
         _load_state(network, state, metadata, path)
     else:
         network = _recognised(state, name, scale, path)
@@ -157,7 +164,7 @@ def _recognised(state: State, name: str | None, scale: int | None, path: Path) -
         fits = recognise(shapes_of(state))
         if len(fits) == 1:
             _refuse_contradiction(path, *fits[0], name, scale)
-            network = _unfilled(*fits[0], {})
+            network = unfilled(*fits[0], {})
             _load_state(network, state, {}, path)
             return network
         if name is not None:
@@ -182,7 +189,7 @@ def _refuse_contradiction(path: Path, name: str, scale: int, asked_name: str | N
         raise UserError(f"{path} holds {name} x{scale}, not x{asked_scale}; {way}")
 
 
-def _unfilled(name: str, scale: int, options: Mapping[str, Any]) -> nn.Module:
+def unfilled(name: str, scale: int, options: Mapping[str, Any]) -> nn.Module:
     """A network to load weights into: on the meta device where it can be, so that sizes are compared first."""
     if spandrel_networks.is_name(name):
         with torch.random.fork_rng(devices=[]):
@@ -215,13 +222,19 @@ def _in_checkpoint(folder: Path, raw: bool) -> Path | None:
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+    with _opened(path) as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+        metadata = file.metadata() or {}
+    return _unwrap(state, path), metadata
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
-            metadata = file.metadata() or {}
+            yield file
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable .safetensors file ({error}); copy or download it again") from error
-    return _unwrap(state, path), metadata
 
 
 def _read_pickle(path: Path) -> Any:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eco_fast.cli import main
-from eco_fast.commands.evaluate import evaluate_checkpoint
+from eco_fast.commands.evaluate import evaluate_networks
 from eco_fast.commands.export import basicsr_settings, basicsr_state, export, to_onnx
 from eco_fast.errors import UserError
 from eco_fast.models import build
@@ -51,7 +51,7 @@ def test_safetensors_evaluate_to_the_figures_of_the_run(photos: Path, tmp_path: 
     out = export(run, "safetensors", tmp_path / "out" / "a.safetensors")
     assert read_weights(out)[1] == {**identity(name, SMALL[name], 2), "step": "10"}
     assert equal(load_network(out).state_dict(), ema.state_dict())
-    theirs, ours = (evaluate_checkpoint(path, [photos])["photos"].model for path in (run, out))
+    theirs, ours = (found.scores["photos"].model for found in evaluate_networks([run, out], [photos]))
     assert theirs == ours
     raw_out = export(run, "safetensors", tmp_path / "raw.safetensors", raw=True)
     assert equal(load_network(raw_out).state_dict(), raw.state_dict())

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eco_fast.commands.evaluate import evaluate_checkpoint
+from eco_fast.commands.evaluate import evaluate_networks
 from eco_fast.commands.scores_table import (
+    Evaluated,
     Row,
     SetScores,
     document,
@@ -30,20 +31,24 @@ from eco_fast.models.weights import identity, save_weights
 
 MODEL = Scores(["a", "b"], [30.0, 32.0], [0.9, 0.8])
 BICUBIC = Scores(["a", "b"], [28.0, 29.0], [0.8, 0.7])
-RESULTS = {"Set5": SetScores(MODEL, BICUBIC)}
+ECO = Evaluated("eco", "edsr", 4, 43_000, Path("runs/eco"), 1500, "average", {"Set5": SetScores(MODEL, BICUBIC)})
 
 
-def _printed(show) -> str:
+def _printed(show, width: int = 160) -> str:
     console = plain_console()
-    console.file = io.StringIO()
+    console.file, console.width = io.StringIO(), width
     show(console)
     return console.file.getvalue()
 
 
 def test_tables_name_the_protocol() -> None:
-    text = _printed(lambda c: print_scores(RESULTS, model="edsr", scale=4, precision="bf16", console=c))
-    for part in (PROTOCOL, "edsr x4, bf16", "Set5", "31.000", "28.500", "+2.500", "0.8500", "0.7500"):
+    text = _printed(lambda c: print_scores([ECO], precision="bf16", console=c))
+    for part in (PROTOCOL, "x4, bf16", "Set5 ", "2 images", "31.000 0.8500", "28.500 0.7500"):
         assert part in text
+    assert "*" not in text and "orientations" not in text
+    assert "x4, fp32, mean of 8 orientations" in _printed(
+        lambda c: print_scores([ECO], precision="fp32", ensemble=True, console=c)
+    )
     rows = [Row("bicubic", BICUBIC), Row("eco", MODEL, steps_per_second=12.34)]
     text = _printed(lambda c: print_rows(rows, title="photographs", console=c))
     for part in (PROTOCOL, "photographs", "bicubic", "eco", "31.000", "+2.500", "12.3"):
@@ -52,28 +57,56 @@ def test_tables_name_the_protocol() -> None:
 
 def test_document(tmp_path: Path) -> None:
     path = tmp_path / "new" / "scores.json"
-    write_document(path, document(RESULTS, model="edsr", scale=4, precision="fp32"))
+    write_document(path, document([ECO], precision="fp32"))
     assert json.loads(path.read_text()) == {
+        "format": 2,
         "protocol": PROTOCOL,
-        "model": "edsr",
-        "scale": 4,
         "precision": "fp32",
-        "data": {
-            "Set5": {
-                "images": 2,
-                "psnr_y": 31.0,
-                "ssim_y": pytest.approx(0.85),
-                "bicubic": {"psnr_y": 28.5, "ssim_y": pytest.approx(0.75)},
+        "ensemble": False,
+        "networks": [
+            {
+                "name": "eco",
+                "network": "edsr",
+                "scale": 4,
+                "parameters": 43_000,
+                "file": "runs/eco",
+                "step": 1500,
+                "weights": "average",
+                "data": {
+                    "Set5": {
+                        "images": 2,
+                        "psnr_y": 31.0,
+                        "ssim_y": pytest.approx(0.85),
+                        "bicubic": {"psnr_y": 28.5, "ssim_y": pytest.approx(0.75)},
+                    }
+                },
             }
-        },
+        ],
     }
     assert [file.name for file in path.parent.iterdir()] == ["scores.json"]
 
 
+@pytest.mark.parametrize(("width", "tables"), [(60, 3), (80, 2), (120, 2), (160, 1)])
+def test_five_sets_fit_the_terminal(width: int, tables: int) -> None:
+    """No line is wider, no figure is cut, every table names its rows, and a long name is folded."""
+    sets = {name: SetScores(MODEL, BICUBIC) for name in ("Set5", "Set14", "BSD100", "Urban100", "Manga109")}
+    long = "a-folder-with-a-name-that-is-longer-than-the-others"
+    networks = [ECO._replace(scores=sets), ECO._replace(name=long, scores=sets)]
+    text = _printed(lambda c: print_scores(networks, precision="fp32", console=c), width)
+    lines = [line for line in text.splitlines() if line[:1] in "┏┃┡│└"]
+    assert max(map(len, lines)) <= width
+    assert text.count("bicubic") == text.count("│ eco") == tables
+    assert text.count("31.000* 0.8500*") == 2 * 5 and text.count("28.500  0.7500") == 5
+    folded = "".join(line.split("│")[1].strip() for line in lines if line.startswith("│"))
+    assert folded.count(long) == tables
+
+
 def test_infinite_psnr_is_null_in_json(tmp_path: Path) -> None:
     equal = Scores(["a"], [math.inf], [1.0])
-    write_document(tmp_path / "a.json", document({"S": SetScores(equal, equal)}, model="m", scale=2, precision="fp32"))
-    assert json.loads((tmp_path / "a.json").read_text())["data"]["S"]["psnr_y"] is None
+    write_document(
+        tmp_path / "a.json", document([ECO._replace(scores={"S": SetScores(equal, equal)})], precision="fp32")
+    )
+    assert json.loads((tmp_path / "a.json").read_text())["networks"][0]["data"]["S"]["psnr_y"] is None
 
 
 def test_document_that_cannot_be_written(tmp_path: Path) -> None:
@@ -95,6 +128,19 @@ def test_comparison_shows_the_worst_place(tmp_path: Path, rng: np.random.Generat
     for i, image in enumerate((bicubic, hr + 1, hr)):
         left = 424 + i * 412
         assert np.array_equal(picture[12:312:10, left : left + 400 : 10], crop.of(image))
+
+
+def test_long_titles_keep_to_their_panels(tmp_path: Path) -> None:
+    """The caption of the panel to the right stays as it is."""
+    image = np.zeros((40, 40, 3), np.uint8)
+    pictures = []
+    for title in ("eco", "runs/a-long-path/of-a-run/whose-end/tells-it-from-others/eco"):
+        save_comparison(tmp_path / "a.png", [(title, image), ("HR", image)], figures=False)
+        pictures.append(np.asarray(Image.open(tmp_path / "a.png")).astype(int))
+    short, long = pictures
+    assert short.shape == long.shape
+    changed = np.abs(short[312:330] - long[312:330]).sum((0, 2)).nonzero()[0]
+    assert changed.min() >= 324 and changed.max() < 324 + 300
 
 
 def test_comparison_of_different_sizes(tmp_path: Path) -> None:
@@ -122,10 +168,10 @@ def test_eval_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     weights = tmp_path / "w.safetensors"
     save_weights(weights, build("edsr-tiny", 2, **options).state_dict(), identity("edsr-tiny", options, 2))
     out = tmp_path / "scores.json"
-    evaluate_checkpoint(weights, [photos], json_file=out, pictures=tmp_path / "pictures")
+    evaluate_networks([weights], [photos], json_file=out, pictures=tmp_path / "pictures")
     assert PROTOCOL in capsys.readouterr().out
-    found = json.loads(out.read_text())
-    assert found["data"]["photos"]["images"] == 4 and found["scale"] == 2 and found["model"] == "edsr-tiny"
+    (found,) = json.loads(out.read_text())["networks"]
+    assert found["data"]["photos"]["images"] == 4 and found["scale"] == 2 and found["network"] == "edsr-tiny"
     assert len(list((tmp_path / "pictures" / "photos").glob("*.png"))) == 4
     with pytest.raises(UserError, match="precision"):
-        evaluate_checkpoint(weights, [photos], precision="int8")
+        evaluate_networks([weights], [photos], precision="int8")

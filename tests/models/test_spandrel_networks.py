@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from eco_fast.commands.evaluate import evaluate_checkpoint
+from eco_fast.commands.evaluate import evaluate_networks
 from eco_fast.errors import UserError
 from eco_fast.models import build, spandrel_networks
 from eco_fast.models.weights import identity, load_into, load_matching, load_network, save_weights
@@ -235,6 +235,6 @@ def test_a_torchvision_of_another_build_is_named(tmp_path: Path, monkeypatch: py
 @pytest.mark.slow
 def test_craft_reaches_its_figures(spandrel: ModuleType, testdata: Path) -> None:
     file = testdata / "weights" / "CRAFT" / "team34_craft.pth"
-    model = evaluate_checkpoint(file, [testdata / "Set5"])["Set5"].model
+    model = evaluate_networks([file], [testdata / "Set5"])[0].scores["Set5"].model
     assert np.mean(model.psnr_y) == pytest.approx(32.42, abs=0.01)
     assert np.mean(model.ssim_y) == pytest.approx(0.8973, abs=0.0005)

@@ -2,11 +2,13 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from eco_fast.cli import main
 from eco_fast.commands.prepare import prepare_store
 from eco_fast.data.store import PreparedStore, stored_teachers
 from eco_fast.errors import UserError
@@ -69,7 +71,7 @@ def test_prepare_takes_what_is_stored(
     file, options = tmp_path / "teacher.safetensors", {"blocks": 1, "channels": 4}
     save_weights(file, build("edsr-tiny", 2, **options).state_dict(), identity("edsr-tiny", options, 2))
 
-    def prepared(precision: str) -> list[str]:
+    def prepared(precision: str, **of_the_teacher: Any) -> list[str]:
         prepare_store(
             [photos],
             [2],
@@ -79,6 +81,7 @@ def test_prepare_takes_what_is_stored(
             teacher_name=None,
             precision=precision,
             allow_16bit=False,
+            **of_the_teacher,
         )
         return stored_teachers(tmp_path / "store", 2)
 
@@ -91,3 +94,29 @@ def test_prepare_takes_what_is_stored(
     assert prepared("fp32") == sorted([low, full]) == PreparedStore.open(tmp_path / "store").teachers(2)
     with pytest.raises(UserError, match="unknown precision 'half'; take one of auto, fp32, bf16"):
         prepared("half")
+
+
+def test_prepare_takes_the_weights_and_the_device_that_are_named(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    checkpoint, options = tmp_path / "run" / "checkpoints" / "step-00000001", {"blocks": 1, "channels": 4}
+    checkpoint.mkdir(parents=True)
+    networks = {name: build("edsr-tiny", 2, **options) for name in ("ema", "weights")}
+    for name, network in networks.items():
+        save_weights(checkpoint / f"{name}.safetensors", network.state_dict(), identity("edsr-tiny", options, 2))
+
+    def prepare(*arguments: object) -> int:
+        with pytest.raises(SystemExit) as end:
+            main(["prepare", str(photos), *map(str, arguments)])
+        return int(end.value.code or 0)
+
+    for name, raw in (("ema", ()), ("weights", ("--raw",))):
+        store = tmp_path / name
+        assert prepare("--teacher", tmp_path / "run", "--out", store, "--device", "cpu", *raw) == 0
+        assert stored_teachers(store, 2) == [teacher_identity(networks[name], "fp32")]
+    assert prepare("--teacher", tmp_path / "run", "--out", tmp_path / "gpu", "--device", "cuda") == 2
+    assert "--device cuda: PyTorch sees no GPU" in capsys.readouterr().err
+    assert prepare("--out", tmp_path / "none", "--raw", "--device", "cpu") == 2
+    assert "--device and --raw would be the teacher's; name one with --teacher" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
