@@ -234,7 +234,9 @@ def _limits(panel: Panel) -> tuple[float, float]:
     """
     curves = panel.curves.values()
     trained = [psnr for c in curves for step, psnr in zip(c.steps, c.psnr_y, strict=True) if step or len(c.steps) == 1]
-    low = min(trained if panel.bicubic is None else [*trained, panel.bicubic])
-    high = max(max(curve.psnr_y) for curve in curves)
+    levels = [
+        each for each in (*trained, panel.bicubic or 0.0) if each and math.isfinite(each)
+    ]  # flat images: infinite
+    low, high = min(levels, default=0.0), max(levels, default=1.0)
     margin = 0.05 * max(high - low, 0.1)
-    return low - margin, max(high, panel.bicubic or high) + margin
+    return low - margin, high + margin

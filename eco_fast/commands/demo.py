@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from rich import box
-from rich.table import Table
 from torch import nn
 
 from eco_fast.commands.compare import read_curve
+from eco_fast.commands.tables import print_in_blocks
 from eco_fast.config import load_config
 from eco_fast.data.notes import Notes
 from eco_fast.display import Display
@@ -67,12 +66,12 @@ def run_demo(out: Path, *, steps: int | None = None, force: bool = False) -> Non
     display, started = Display(), time.monotonic()
     photographs = write_photographs(out / "photographs")
     runs = _train_all(out, photographs, steps, force, display)
-    pairs = load_benchmark(photographs[1], load_config("cpu-demo").scale, None, Notes())
     scale = load_config("cpu-demo").scale
+    pairs = load_benchmark(photographs[1], scale, None, Notes())
     bicubic = evaluate(None, pairs, scale)
     methods = {label: _method(folders, pairs, scale) for label, folders in runs.items()}
     display.line(f"\nheld-out photographs ({', '.join(pair.name for pair in pairs)}), x{scale}\n{PROTOCOL}")
-    display.console.print(_table(bicubic, methods))
+    print_in_blocks(display.console, "method", ["bicubic", *methods], _columns(bicubic, methods))
     for line in verdict(*(method_psnr(methods[label]) for label in _STUDENTS)):
         display.line(line)
     save_curves(out / "curves.png", {label: m.curve for label, m in methods.items()}, ("bicubic", bicubic.psnr_y))
@@ -155,34 +154,37 @@ def _method(folders: Sequence[Path], pairs: Sequence[Pair], scale: int) -> Metho
     )
 
 
-def _table(bicubic: Scores, methods: Mapping[str, Method]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("method")
-    for column in ("parameters", "steps", "PSNR-Y dB\n(lowest to highest)", "SSIM-Y", "vanilla's last\nat step"):
-        table.add_column(column, justify="right")
-    table.add_row("bicubic", "", "", f"{bicubic.psnr_y:.3f}", f"{bicubic.ssim_y:.4f}")
+def _columns(bicubic: Scores, methods: Mapping[str, Method]) -> dict[str, list[str]]:
+    """The table's columns: a cell for bicubic, then one for each method."""
     goal = statistics.fmean(method_psnr(methods["vanilla"]))
-    for label, method in methods.items():
-        psnr = method_psnr(method)
-        figures = f"{statistics.fmean(psnr):.3f}"
-        if len(psnr) > 1:
-            figures += f" ({min(psnr):.3f} to {max(psnr):.3f})"
-        table.add_row(
-            label,
-            f"{sum(parameter.numel() for parameter in method.networks[0].parameters()):,}",
-            f"{method.steps:,}",
-            figures,
-            f"{statistics.fmean(scores.ssim_y or 0.0 for scores in method.scores):.4f}",
-            _reached(method, goal) if label in _STUDENTS else "",
-        )
-    return table
+    return {
+        "parameters": ["", *(f"{_parameters(method):,}" for method in methods.values())],
+        "steps": ["", *(f"{method.steps:,}" for method in methods.values())],
+        "PSNR-Y dB\n(lowest to highest)": [f"{bicubic.psnr_y:.3f}", *map(_figures, methods.values())],
+        "SSIM-Y": [f"{bicubic.ssim_y:.4f}", *(f"{_mean_ssim(method):.4f}" for method in methods.values())],
+        f"{goal:.3f} dB\nat step": ["", *(_reached(method, goal) for method in methods.values())],
+    }
+
+
+def _parameters(method: Method) -> int:
+    return sum(parameter.numel() for parameter in method.networks[0].parameters())
+
+
+def _figures(method: Method) -> str:
+    psnr = method_psnr(method)
+    spread = f" ({min(psnr):.3f} to {max(psnr):.3f})" if len(psnr) > 1 else ""
+    return f"{statistics.fmean(psnr):.3f}{spread}"
+
+
+def _mean_ssim(method: Method) -> float:
+    return statistics.fmean(scores.ssim_y or 0.0 for scores in method.scores)
 
 
 def _reached(method: Method, goal: float) -> str:
     """The first validated step from which the mean of the seeds is no lower than `goal` dB."""
     steps, seeds = method.curve
     means = [statistics.fmean(values) for values in zip(*seeds, strict=True)]
-    return next((f"{step:,}" for step, mean in zip(steps, means, strict=True) if mean >= goal - 0.0005), "never")
+    return next((f"{step:,}" for step, mean in zip(steps, means, strict=True) if mean > goal - 0.0005), "never")
 
 
 def _save_picture(out: Path, pair: Pair, methods: Mapping[str, Method], scale: int) -> Path:

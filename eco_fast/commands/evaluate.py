@@ -20,7 +20,6 @@ from eco_fast.commands.scores_table import (
     SetScores,
     document,
     print_scores,
-    save_comparison,
     write_document,
     write_images,
 )
@@ -31,6 +30,7 @@ from eco_fast.display import Count, Display
 from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair, benchmark_name, load_benchmark
 from eco_fast.evaluate.inference import refuse_wrong_choices
+from eco_fast.evaluate.pictures import save_comparison
 from eco_fast.evaluate.published import published, scale_of
 from eco_fast.evaluate.run import Scores, evaluate
 from eco_fast.models import placed

@@ -9,35 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 
 from eco_fast.commands.tables import print_in_blocks
 from eco_fast.console import plain_console
 from eco_fast.evaluate.metrics import PROTOCOL
-from eco_fast.evaluate.pictures import save_comparison, save_curves
 from eco_fast.evaluate.run import Scores
 from eco_fast.files import write
-
-__all__ = [
-    "Evaluated",
-    "Row",
-    "SetScores",
-    "document",
-    "print_rows",
-    "print_scores",
-    "save_comparison",
-    "save_curves",
-    "write_document",
-    "write_images",
-]
-
-
-class Row(NamedTuple):
-    """One method in a table of several."""
-
-    label: str
-    scores: Scores
-    steps_per_second: float | None = None
 
 
 class SetScores(NamedTuple):
@@ -67,19 +44,6 @@ class Evaluated(NamedTuple):
         if self.weights is not None:
             facts.append(self.weights if self.weights == "average" else f"{self.weights} weights")
         return f"{self.name}: {self.file} ({', '.join(facts)})"
-
-
-def print_rows(rows: Sequence[Row], *, title: str, console: Console | None = None) -> None:
-    """Print methods below each other, under the protocol's name; the gain is over the first row."""
-    timed = any(row.steps_per_second is not None for row in rows)
-    table = _table("method", "PSNR-Y dB", "gain dB", "SSIM-Y", *(["steps/s"] if timed else []))
-    for row in rows:
-        gain = _difference(row.scores, rows[0].scores) if row is not rows[0] else ""
-        cells = [row.label, _decibel(row.scores), gain, _similarity(row.scores)]
-        if timed:
-            cells.append("" if row.steps_per_second is None else f"{row.steps_per_second:.1f}")
-        table.add_row(*cells)
-    _print(title, table, console)
 
 
 def print_scores(
@@ -175,21 +139,6 @@ def write_images(path: Path, networks: Sequence[Evaluated]) -> None:
     write(path, text.getvalue().encode())
 
 
-def _table(first: str, *figures: str) -> Table:
-    table = Table()
-    table.add_column(first)
-    for column in figures:
-        table.add_column(column, justify="right")
-    return table
-
-
-def _print(title: str, table: Table, console: Console | None) -> None:
-    console = console or plain_console()
-    # Not the table's own title, which would be folded to the table's width.
-    console.print(f"{title}\n{PROTOCOL}", soft_wrap=True)
-    console.print(table)
-
-
 def _marked(figures: Sequence[str], mark: bool) -> list[str]:
     """Figures with a mark behind the highest, as they are shown, and room for it behind the others."""
     best = max(figures, key=float)
@@ -206,8 +155,3 @@ def _decibel(scores: Scores) -> str:
 
 def _similarity(scores: Scores) -> str:
     return "" if scores.ssim_y is None else f"{scores.ssim_y:.4f}"
-
-
-def _difference(scores: Scores, baseline: Scores) -> str:
-    gain = scores.psnr_y - baseline.psnr_y
-    return "" if math.isnan(gain) else f"{gain:+.3f}"

@@ -1,5 +1,6 @@
 """The training loop: take a batch, update, begin the next one; log, validate, save."""
 
+import math
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -174,7 +175,8 @@ class Loop:
         for name, pairs, bicubic in self.valid:
             began = time.monotonic()
             psnr = validate(self.student.averaged, pairs, self.config.scale, self.world, precision)
-            self.log.write({"kind": "valid", "step": done, "set": name, "psnr_y": psnr, "bicubic": bicubic})
+            finite = bicubic if math.isfinite(bicubic) else None  # flat images are reproduced exactly
+            self.log.write({"kind": "valid", "step": done, "set": name, "psnr_y": psnr, "bicubic": finite})
             compared = [f"bicubic {bicubic:.3f}"]
             if name == self.valid[0].name:
                 better = self._judge(psnr, done)

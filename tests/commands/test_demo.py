@@ -23,7 +23,7 @@ def test_table_curves_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run("--out", out, "--steps", 12) == 0
     printed = capsys.readouterr().out.partition("held-out photographs (chelsea, coffee), x2")[2]
     rows = {
-        name: next(line for line in printed.splitlines() if line.strip().startswith(f"{name} "))
+        name: next(line for line in printed.splitlines() if f" {name} " in line)
         for name in ("bicubic", "teacher", "vanilla", "eco")
     }
     assert "195,971" in rows["teacher"] and " 15 " in rows["teacher"], "larger, and trained for longer"

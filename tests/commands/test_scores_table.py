@@ -12,19 +12,15 @@ from PIL import Image
 from eco_fast.commands.evaluate import evaluate_networks
 from eco_fast.commands.scores_table import (
     Evaluated,
-    Row,
     SetScores,
     document,
-    print_rows,
     print_scores,
-    save_comparison,
-    save_curves,
     write_document,
 )
 from eco_fast.console import plain_console
 from eco_fast.errors import UserError
 from eco_fast.evaluate.metrics import PROTOCOL
-from eco_fast.evaluate.pictures import worst_crop
+from eco_fast.evaluate.pictures import save_comparison, save_curves, worst_crop
 from eco_fast.evaluate.run import Scores
 from eco_fast.models import build
 from eco_fast.models.weights import identity, save_weights
@@ -49,10 +45,6 @@ def test_tables_name_the_protocol() -> None:
     assert "x4, fp32, mean of 8 orientations" in _printed(
         lambda c: print_scores([ECO], precision="fp32", ensemble=True, console=c)
     )
-    rows = [Row("bicubic", BICUBIC), Row("eco", MODEL, steps_per_second=12.34)]
-    text = _printed(lambda c: print_rows(rows, title="photographs", console=c))
-    for part in (PROTOCOL, "photographs", "bicubic", "eco", "31.000", "+2.500", "12.3"):
-        assert part in text
 
 
 def test_document(tmp_path: Path) -> None:
