@@ -234,9 +234,8 @@ def _limits(panel: Panel) -> tuple[float, float]:
     """
     curves = panel.curves.values()
     trained = [psnr for c in curves for step, psnr in zip(c.steps, c.psnr_y, strict=True) if step or len(c.steps) == 1]
-    levels = [
-        each for each in (*trained, panel.bicubic or 0.0) if each and math.isfinite(each)
-    ]  # flat images: infinite
-    low, high = min(levels, default=0.0), max(levels, default=1.0)
+    highest = [max(curve.psnr_y) for curve in curves]
+    shown = [psnr for psnr in (*trained, *highest, panel.bicubic) if psnr is not None and math.isfinite(psnr)]
+    low, high = min(shown, default=0.0), max(shown, default=1.0)  # flat images have infinite figures
     margin = 0.05 * max(high - low, 0.1)
     return low - margin, high + margin
