@@ -10,6 +10,7 @@ from PIL import Image
 
 from eco_fast.cli import main
 from eco_fast.commands import doctor
+from eco_fast.extras import EXTRAS, Extra
 
 PACKAGE = Path(doctor.__file__).parents[1]
 NAME = "[bold]x:tada:[red]"
@@ -68,9 +69,9 @@ def test_stores(folder: Path, tmp_path: Path, said: Said) -> None:
     assert f"{store}:5images" in said("prepare", "--verify", store)
 
 
-def test_what_is_missing_names_its_extra(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor._EXTRAS, "no_such_module", "spandrel")
-    assert 'no_such_modulepipinstall"eco-fast[spandrel]"' in said("doctor")
+def test_extras(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXTRAS, NAME, Extra(NAME, (f"{NAME}>=1,<2",)))
+    assert f'{NAME}{NAME}:pipinstall"{NAME}>=1,<2"' in said("doctor")
 
 
 def test_rows_of_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from eco_fast.evaluate.benchmark import Pair, load_benchmark
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import super_resolve
 from eco_fast.evaluate.run import Scores, evaluate
+from eco_fast.extras import install
 from eco_fast.models.weights import load_network
 from eco_fast.train.start import train
 
@@ -70,7 +71,7 @@ def write_photographs(folder: Path) -> tuple[Path, Path]:
     try:
         from skimage import data
     except ImportError:
-        raise UserError("the demo's photographs come with scikit-image; pip install 'eco-fast[demo]'") from None
+        raise UserError(f"the demo's photographs come with scikit-image; {install('demo')}") from None
     sets = {
         "train": {
             "astronaut": data.astronaut(),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eco_fast.errors import UserError
+from eco_fast.extras import install
 from eco_fast.files import write, writing
 from eco_fast.models.edsr import EDSR
 from eco_fast.models.layers import RGB_RANGE, mean_shift_state
@@ -162,7 +163,7 @@ def to_onnx(network: nn.Module, header: Mapping[str, str]) -> tuple[bytes, float
         for package in ("onnx", "onnxscript", "onnxruntime"):
             importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f'ONNX needs a package ({error}); pip install "eco-fast[onnx]"') from error
+        raise UserError(f"ONNX needs a package ({error}); {install('onnx')}") from error
     free = torch.export.Dim.DYNAMIC
     sizes = ({0: free, 2: free, 3: free},)
     x = torch.rand(_TRACED, generator=torch.Generator().manual_seed(0))

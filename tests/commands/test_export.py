@@ -252,7 +252,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(UserError, match=r'No module named \'onnx\'\); pip install "eco-fast\[onnx\]"'):
+    with pytest.raises(UserError, match=r"No module named 'onnx'\); pip install onnx onnxscript onnxruntime"):
         to_onnx(tiny, {})
 
 
