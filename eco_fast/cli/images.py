@@ -124,7 +124,7 @@ def upscale(
     "export",
     "Write weights for others.",
     "eco-fast export runs/eco --format safetensors --out eco.safetensors",
-    "eco-fast export runs/eco --format onnx",
+    "eco-fast export runs/eco --format onnx --half --licence CC-BY-4.0",
 )
 def export(
     checkpoint: Annotated[Path, paths("WEIGHTS", WEIGHTS)],
@@ -141,9 +141,20 @@ def export(
         Path | None, path("--out", "FILE", "By default NETWORK-xSCALE with the ending of the format, here.")
     ] = None,
     raw: Raw = False,
+    half: Annotated[
+        bool,
+        typer.Option(
+            "--half",
+            help="Weights in float16, half the size. ONNX computes in float16 too; its input and output stay float32.",
+        ),
+    ] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option("--licence", metavar="TEXT", help="Licence of the weights, such as CC-BY-4.0, for the file."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
 ) -> None:
     """Write the weights of a run in a format that other programs read."""
     from eco_fast.commands.export import export as run
 
-    run(checkpoint, kind, out, raw=raw, force=force)
+    run(checkpoint, kind, out, raw=raw, half=half, licence=licence, force=force)

@@ -280,8 +280,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("name", "package", "fix"),
     [
-        ("data", "skimage", "[demo]"),
-        ("evaluate", "skimage", "[demo]"),
+        ("data", "skimage", "scikit-image"),
+        ("evaluate", "skimage", "scikit-image"),
     ],
 )
 def test_what_a_suite_needs(name: str, package: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
