@@ -60,6 +60,13 @@ def evaluate(
         Path | None, path("--pictures", "DIR", "Write bicubic, the network's image and HR side by side.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse images that would be converted.")] = False,
+    grey_values: Annotated[
+        bool,
+        typer.Option(
+            "--grey-values",
+            help="Compare grey files by their values, as tables of bicubic, SRCNN and VDSR do, and not as RGB.",
+        ),
+    ] = False,
 ) -> None:
     """Measure PSNR-Y in dB and SSIM-Y of a network, and those of bicubic enlargement for comparison."""
     from eco_fast.commands.evaluate import evaluate_checkpoint as run
@@ -78,6 +85,7 @@ def evaluate(
         csv_file=csv,
         pictures=pictures,
         strict=strict,
+        grey_values=grey_values,
     )
 
 

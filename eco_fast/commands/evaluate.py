@@ -28,6 +28,7 @@ from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair, benchmark_name, load_benchmark
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import PRECISIONS
+from eco_fast.evaluate.metrics import GREY_PROTOCOL, PROTOCOL
 from eco_fast.evaluate.published import published
 from eco_fast.evaluate.run import OnImage, Scores, evaluate
 from eco_fast.models import placed
@@ -50,6 +51,7 @@ def evaluate_checkpoint(
     csv_file: Path | None = None,
     pictures: Path | None = None,
     strict: bool = False,
+    grey_values: bool = False,
 ) -> dict[str, SetScores]:
     """Evaluate a checkpoint, print one table, and write JSON and pictures where asked.
 
@@ -67,6 +69,7 @@ def evaluate_checkpoint(
         csv_file: Takes those of every image.
         pictures: Folder that takes `SET/IMAGE.png`.
         strict: Refuse images that would be converted.
+        grey_values: Compare grey files by their values, as tables of bicubic, SRCNN and VDSR do.
 
     Raises:
         UserError: Bad input, or output that cannot be written.
@@ -89,7 +92,7 @@ def evaluate_checkpoint(
     label += " x8" if ensemble else ""
     validated = _validated_on(checkpoint)
     results: dict[str, SetScores] = {}
-    for name, pairs in _load(data, scale, lr_dir, strict, console).items():
+    for name, pairs in _load(data, scale, lr_dir, strict, grey_values, console).items():
         draw = None if pictures is None else _drawing(pictures / name, label, scale)
         if name in validated:
             note = f"note: the run was validated on {name}, so its best checkpoint was chosen on these images"
@@ -99,9 +102,19 @@ def evaluate_checkpoint(
         with console.status(Text(f"{name}: {len(pairs)} images")):
             ours = evaluate(network, mine, scale, precision=precision, ensemble=ensemble, on_image=draw)
         results[name] = SetScores(_gathered(ours, size), _gathered(bicubic, size))
-    print_scores(results, model=label, scale=scale, precision=precision, published=published_figures, console=console)
+    protocol = GREY_PROTOCOL if grey_values else PROTOCOL
+    print_scores(
+        results,
+        model=label,
+        scale=scale,
+        precision=precision,
+        published=published_figures,
+        protocol=protocol,
+        console=console,
+    )
     if json_file is not None and rank == 0:
-        write_document(json_file, document(results, model=label, scale=scale, precision=precision))
+        content = document(results, model=label, scale=scale, precision=precision, protocol=protocol)
+        write_document(json_file, content)
     if csv_file is not None and rank == 0:
         write_images(csv_file, results)
     return results
@@ -158,7 +171,7 @@ def _name_in(checkpoint: Path) -> str | None:
 
 
 def _load(
-    data: Sequence[Path], scale: int, lr_dir: Path | None, strict: bool, console: Console
+    data: Sequence[Path], scale: int, lr_dir: Path | None, strict: bool, grey_values: bool, console: Console
 ) -> dict[str, list[Pair]]:
     """All sets by name, read before the first is evaluated: bad input is found at once."""
     notes, sets = Notes(), dict[str, list[Pair]]()
@@ -166,7 +179,7 @@ def _load(
         name = benchmark_name(path)
         if name in sets:
             raise UserError(f"two data sets are named {name}; evaluate them one by one")
-        sets[name] = load_benchmark(path, scale, lr_dir, notes)
+        sets[name] = load_benchmark(path, scale, lr_dir, notes, grey_values=grey_values)
     if strict:
         notes.raise_if_any()
     for line in notes.lines():
@@ -177,6 +190,6 @@ def _load(
 def _drawing(folder: Path, label: str, scale: int) -> OnImage:
     def draw(pair: Pair, sr: NDArray[np.uint8], psnr: float, ssim: float | None) -> None:
         panels = [("bicubic", bicubic_upsample(pair.lr, scale)), (label, sr), ("HR", pair.hr)]
-        save_comparison(folder / f"{pair.name}.png", panels, border=scale)
+        save_comparison(folder / f"{pair.name}.png", panels, border=scale, grey=pair.grey)
 
     return draw

@@ -65,6 +65,7 @@ def print_scores(
     scale: int,
     precision: str,
     published: Mapping[str, tuple[float, float]] | None = None,
+    protocol: str = PROTOCOL,
     console: Console | None = None,
 ) -> None:
     """Print a network and bicubic, one line per set, under the protocol's name, with `published` figures in columns."""
@@ -77,17 +78,19 @@ def print_scores(
             psnr, ssim = published.get(name, (None, None))
             cells += ["" if psnr is None else f"{psnr:.2f}", "" if ssim is None else f"{ssim:.4f}"]
         table.add_row(name, str(len(scores.names)), *cells)
-    _print(f"{model} x{scale}, {precision}", table, console)
+    _print(f"{model} x{scale}, {precision}", table, console, protocol)
 
 
-def document(results: Mapping[str, SetScores], *, model: str, scale: int, precision: str) -> dict[str, Any]:
+def document(
+    results: Mapping[str, SetScores], *, model: str, scale: int, precision: str, protocol: str = PROTOCOL
+) -> dict[str, Any]:
     """The figures as plain data, `{"protocol", "model", "scale", "precision", "data": {set: figures}}`.
 
     Figures are the number of images, `psnr_y`, `ssim_y`, and the last two of bicubic under `bicubic`. JSON has no
     infinity: the PSNR of an image that is equal to its original is None.
     """
     return {
-        "protocol": PROTOCOL,
+        "protocol": protocol,
         "model": model,
         "scale": scale,
         "precision": precision,
@@ -130,10 +133,10 @@ def _table(first: str, *figures: str) -> Table:
     return table
 
 
-def _print(title: str, table: Table, console: Console | None) -> None:
+def _print(title: str, table: Table, console: Console | None, protocol: str = PROTOCOL) -> None:
     console = console or plain_console()
     # Not the table's own title, which would be folded to the table's width.
-    console.print(f"{title}\n{PROTOCOL}", soft_wrap=True)
+    console.print(f"{title}\n{protocol}", soft_wrap=True)
     console.print(table)
 
 
