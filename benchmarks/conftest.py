@@ -12,6 +12,7 @@ from rows import Record, Row, environment, write_figures, write_rows
 
 from eco_fast.data.dali import load_dali
 from eco_fast.errors import UserError
+from eco_fast.extras import install
 
 _ROWS = pytest.StashKey[list[Row]]()
 _NOTES = pytest.StashKey[list[str]]()
@@ -75,7 +76,7 @@ def has_dali(request: pytest.FixtureRequest) -> Callable[[str], bool]:
         try:
             load_dali(contestants)
         except UserError:
-            note = f"{contestants}: left out, since NVIDIA DALI is not installed; pip install nvidia-dali-cuda130"
+            note = f"{contestants}: left out, since NVIDIA DALI is not installed; {install('dali')}"
             request.config.stash[_NOTES].append(note)
             return False
         return True

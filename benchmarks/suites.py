@@ -16,6 +16,7 @@ from tables import print_figures, print_kernels
 
 from eco_fast.console import plain_console
 from eco_fast.errors import UserError
+from eco_fast.extras import install
 from eco_fast.files import writing
 from eco_fast.measured import QUICK
 from eco_fast.plots import plot_figures, plot_kernels, plot_roofline
@@ -41,9 +42,9 @@ SUITES = {
 }
 
 _FIXES = {
-    "pytest": 'pip install "eco-fast[dev]"',
-    "pytest_benchmark": 'pip install "eco-fast[dev]"',
-    "skimage": 'pip install "eco-fast[demo]"',
+    "pytest": install("dev"),
+    "pytest_benchmark": install("dev"),
+    "skimage": install("demo"),
     "triton": "pip install triton",
 }
 _PHOTOGRAPHS = "train/DIV2K_0901-1000_quarter/*.png"  # in the folder that ECO_FAST_TESTDATA names

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from eco_fast import __version__
 from eco_fast.cli import main
 from eco_fast.config import load_config
-from eco_fast.models.weights import load_network
+from eco_fast.models.weights import load_network, read_weights, weights_file
 
 
 def _run(*arguments: object) -> None:
@@ -44,6 +44,11 @@ def test_train_then_eval(photos: Path, tmp_path: Path, capsys: pytest.CaptureFix
     _run("train", "edsr-tiny", "--mode", mode, "--teacher", tmp_path / "teacher", "--out", tmp_path / "run", *common)
     assert "is not better than bicubic" in capsys.readouterr().out
     assert load_config(tmp_path / "run" / "config.toml").mode == mode
+    headers = [read_weights(weights_file(tmp_path / name))[1] for name in ("teacher", "run")]
+    assert [(h["mode"], h.get("teacher"), h["eco-fast"]) for h in headers] == [
+        ("vanilla", None, __version__),
+        (mode, "teacher", __version__),  # its name, without the folders that it lies in
+    ]
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["kind"] for record in records] == ["valid", "train", "valid"]
     _run("eval", tmp_path / "run", "--data", photos, "--json", tmp_path / "s.json", "--pictures", tmp_path / "pictures")

@@ -15,6 +15,7 @@ from eco_fast.commands import doctor
 from eco_fast.commands.prepare import show_store
 from eco_fast.console import plain_console
 from eco_fast.data.make_store import Teacher, prepare
+from eco_fast.extras import EXTRAS, Extra
 
 PACKAGE = Path(doctor.__file__).parents[1]
 NAME = "[bold]x:tada:[red]"
@@ -88,9 +89,9 @@ def test_the_table_of_a_store_fits_a_narrow_terminal(
     assert "0.02" in cells and "58.8 kB" in cells  # 19,584 pixels of HR
 
 
-def test_what_is_missing_names_its_extra(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor._EXTRAS, "no_such_module", "spandrel")
-    assert 'no_such_modulepipinstall"eco-fast[spandrel]"' in said("doctor")
+def test_extras(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXTRAS, NAME, Extra(NAME, (f"{NAME}>=1,<2",)))
+    assert f'{NAME}{NAME}:pipinstall"{NAME}>=1,<2"' in said("doctor")
 
 
 def test_rows_of_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"console", "display", "errors", "figure", "files", "stop", "units"}  # what everything stands on
+GROUND = {"console", "display", "errors", "extras", "figure", "files", "stop", "units"}  # what everything stands on
 
 ALLOWED = {  # package -> those of the project that it may import
     "console": set(),
     "errors": set(),
+    "extras": set(),
     "figure": {"files"},
     "files": {"errors"},
     "stop": set(),
@@ -20,8 +21,8 @@ ALLOWED = {  # package -> those of the project that it may import
     "display": {"console", "units"},
     "config": {"errors"},
     "eco": {"errors"},
-    "models": {"errors", "files", "eco_kernels"},
-    "data": {"errors", "files", "eco_kernels"},
+    "models": {"errors", "extras", "files", "eco_kernels"},
+    "data": {"errors", "extras", "files", "eco_kernels"},
     "evaluate": {"errors", "figure", "files", "data", "models", "eco_kernels"},
     "train": GROUND | {"config", "data", "models", "eco", "evaluate", "eco_kernels"},
     "commands": GROUND | {"config", "data", "models", "eco", "evaluate", "train", "eco_kernels"},

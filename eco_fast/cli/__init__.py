@@ -17,14 +17,34 @@ for part in (training, images, stores, measuring):
 app.add_typer(measuring.bench, name="bench")
 
 
+_CORE = {  # a module -> its name, and that of its package
+    "torch": ("PyTorch", "torch"),
+    "triton": ("Triton", "triton"),
+    "numpy": ("NumPy", "numpy"),
+    "PIL": ("Pillow", "pillow"),
+    "pydantic": ("Pydantic", "pydantic"),
+    "rich": ("Rich", "rich"),
+    "tomli_w": ("Tomli-W", "tomli-w"),
+    "safetensors": ("safetensors", "safetensors"),
+    "matplotlib": ("Matplotlib", "matplotlib"),
+}
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a `UserError` becomes one line on stderr and exit code 2."""
+    """Run a command; a `UserError`, or a package that is missing, becomes one line on stderr and exit code 2."""
     try:
         app(args=arguments, prog_name="eco-fast")
     except SaidElsewhere:
         sys.exit(2)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _CORE:
+            raise
+        name, package = _CORE[module]
+        print(f"error: {name} is not installed; pip install {package}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
         if os.environ.get("RANK", "0") == "0":  # of several processes one says it

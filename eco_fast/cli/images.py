@@ -68,6 +68,13 @@ def evaluate(
         Path | None, path("--pictures", "DIR", "Write bicubic, the networks' images and HR side by side.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse images that would be converted.")] = False,
+    grey_values: Annotated[
+        bool,
+        typer.Option(
+            "--grey-values",
+            help="Compare grey files by their values, as tables of bicubic, SRCNN and VDSR do, and not as RGB.",
+        ),
+    ] = False,
 ) -> None:
     """Measure PSNR-Y in dB and SSIM-Y of networks, and those of bicubic enlargement, in a table for each scale."""
     from eco_fast.commands.evaluate import evaluate_networks as run
@@ -89,6 +96,7 @@ def evaluate(
         csv_file=csv,
         pictures=pictures,
         strict=strict,
+        grey_values=grey_values,
     )
 
 
@@ -135,7 +143,7 @@ def upscale(
     "export",
     "Write weights for others.",
     "eco-fast export runs/eco --format safetensors --out eco.safetensors",
-    "eco-fast export runs/eco --format onnx",
+    "eco-fast export runs/eco --format onnx --half --licence CC-BY-4.0",
 )
 def export(
     checkpoint: Annotated[Path, paths("WEIGHTS", WEIGHTS)],
@@ -152,9 +160,20 @@ def export(
         Path | None, path("--out", "FILE", "By default NETWORK-xSCALE with the ending of the format, here.")
     ] = None,
     raw: Raw = False,
+    half: Annotated[
+        bool,
+        typer.Option(
+            "--half",
+            help="Weights in float16, half the size. ONNX computes in float16 too; its input and output stay float32.",
+        ),
+    ] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option("--licence", metavar="TEXT", help="Licence of the weights, such as CC-BY-4.0, for the file."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
 ) -> None:
     """Write the weights of a run in a format that other programs read."""
     from eco_fast.commands.export import export as run
 
-    run(checkpoint, kind, out, raw=raw, force=force)
+    run(checkpoint, kind, out, raw=raw, half=half, licence=licence, force=force)

@@ -27,6 +27,7 @@ from eco_fast.evaluate.inference import super_resolve
 from eco_fast.evaluate.metrics import PROTOCOL
 from eco_fast.evaluate.pictures import save_comparison, save_curves
 from eco_fast.evaluate.run import Scores, evaluate
+from eco_fast.extras import install
 from eco_fast.models.weights import load_network
 from eco_fast.train.start import train
 from eco_fast.units import clock
@@ -85,7 +86,7 @@ def write_photographs(folder: Path) -> tuple[Path, Path]:
     try:
         from skimage import data
     except ImportError:
-        raise UserError("the demo's photographs come with scikit-image; pip install 'eco-fast[demo]'") from None
+        raise UserError(f"the demo's photographs come with scikit-image; {install('demo')}") from None
     sets: dict[str, dict[str, Any]] = {"train": {}, "held-out": {}}
     for title in ("astronaut", "brick", "camera", "coins", "grass", "gravel", "rocket"):
         sets["train"][title] = getattr(data, title)()

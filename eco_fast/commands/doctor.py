@@ -5,7 +5,6 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,21 @@ from eco_fast.console import plain_console
 from eco_fast.data.dali import load_dali
 from eco_fast.data.memory import free_memory
 from eco_fast.errors import UserError
+from eco_fast.extras import EXTRAS, install, version, versions
 from eco_fast.train.machine import device_type, has_fast_bf16, missing_tool
+from eco_fast.units import size
 from eco_kernels.dispatch import runs_kernels
 
-_PACKAGES = ("torch", "triton", "nvidia-dali-cuda130", "numpy", "pillow", "pydantic", "safetensors", "matplotlib")
-_EXTRAS = {  # importable name -> the extra that brings it
-    "skimage": "demo",
-    "spandrel": "spandrel",
-    "onnxruntime": "onnx",
-    "tensorboard": "tensorboard",
-    "pytest_benchmark": "dev",
-}
+_WIDTH = 80  # columns, also in a pipe
+_PACKAGES = ("torch", "triton", "numpy", "pillow", "pydantic", "safetensors", "matplotlib")
 
 
 def diagnose() -> dict[str, Any]:
-    """All that `doctor` knows, as plain data: `versions`, `device`, `uses` (what, why), `missing` (how to get it)."""
+    """All that `doctor` knows, as plain data.
+
+    `versions`, `device`, `uses` (what, why), `missing` (how to get what would be used), and `extras` (what each is for,
+    its versions or how to get it).
+    """
     device = device_type("auto")
     uses: dict[str, str] = {}
     missing: dict[str, str] = {}
@@ -48,10 +47,8 @@ def diagnose() -> dict[str, Any]:
         uses[part], fix = look(device)
         if fix is not None:
             missing[part] = fix
-    for module, extra in _EXTRAS.items():
-        if importlib.util.find_spec(module) is None:
-            missing[module] = f'pip install "eco-fast[{extra}]"'
-    return {"versions": _versions(), "device": _device(device), "uses": uses, "missing": missing}
+    extras = {name: _extra(name) for name in EXTRAS}
+    return {"versions": _versions(), "device": _device(device), "uses": uses, "missing": missing, "extras": extras}
 
 
 def doctor(*, as_json: bool = False) -> None:
@@ -66,12 +63,13 @@ def doctor(*, as_json: bool = False) -> None:
         ("Device", found["device"]),
         ("Used for", found["uses"]),
         ("Not here", found["missing"]),
+        ("Extras", found["extras"]),
     ):
         table = Table(title=title, title_justify="left", show_header=False)
         for name, value in rows.items():
             table.add_row(name, str(value))
         if rows:
-            console.print(table)
+            console.print(table, width=min(console.width, _WIDTH))
 
 
 def processor() -> str:
@@ -84,12 +82,16 @@ def processor() -> str:
 
 def _versions() -> dict[str, str]:
     versions = {"eco-fast": eco_fast.__version__, "Python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+    versions |= {name: version(name) or "not installed" for name in _PACKAGES}
     return versions | {"torch": str(torch.__version__)}  # with the build, which the package's metadata may leave out
+
+
+def _extra(name: str) -> str:
+    """What an extra is for, with the versions of its packages or how to get them."""
+    found = versions(name)
+    if None in found.values():
+        return f"{EXTRAS[name].purpose}: {install(name)}"
+    return f"{EXTRAS[name].purpose}: {', '.join(f'{package} {number}' for package, number in found.items())}"
 
 
 def _device(kind: str) -> dict[str, str]:
@@ -104,7 +106,7 @@ def _device(kind: str) -> dict[str, str]:
     return {
         **found,
         "CPU": f"{processor()}, {cores} cores, {capability}",
-        "free memory": f"{free_memory(kind) >> 20:,} MB",
+        "free memory": size(free_memory(kind)),
     }
 
 
@@ -124,7 +126,8 @@ def _dali(device: str) -> tuple[str, str | None]:
     try:
         load_dali("files")
     except UserError as error:
-        return "images are decoded by Pillow", str(error)
+        installed = versions("dali")["nvidia-dali-cuda130"] is not None
+        return "images are decoded by Pillow", str(error) if installed else None  # without it: see the extras
     return "DALI decodes images", None
 
 

@@ -205,7 +205,8 @@ def centroids(config: Config, teacher: nn.Module, images: Images | None) -> Part
 def validation(config: Config, student: nn.Module, images: Images) -> Part:
     """The time of all validations of a run: before the first step, every `run.valid_every`, after the last."""
     run, side = config.run, _SIDE[config.run.device]
-    pair = Pair("invented", *(np.full((k * side, k * side, 3), 128, dtype=np.uint8) for k in (config.scale, 1)))
+    hr, lr = (np.full((k * side, k * side, 3), 128, dtype=np.uint8) for k in (config.scale, 1))
+    pair = Pair("invented", hr, lr)
     precision = "bf16" if run.valid_precision == "bf16" else "fp32"
     seconds = _second_time(lambda: evaluate(student, [pair], config.scale, ssim=False, precision=precision))
     count = 1 + -(-run.steps // run.valid_every)

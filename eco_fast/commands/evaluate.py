@@ -30,6 +30,7 @@ from eco_fast.display import Count, Display
 from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair, benchmark_name, load_benchmark
 from eco_fast.evaluate.inference import refuse_wrong_choices
+from eco_fast.evaluate.metrics import GREY_PROTOCOL, PROTOCOL
 from eco_fast.evaluate.pictures import save_comparison
 from eco_fast.evaluate.published import published, scale_of
 from eco_fast.evaluate.run import Scores, evaluate
@@ -64,6 +65,7 @@ def evaluate_networks(
     csv_file: Path | None = None,
     pictures: Path | None = None,
     strict: bool = False,
+    grey_values: bool = False,
 ) -> list[Evaluated]:
     """Evaluate networks, print a table for each of their scales, and write JSON, CSV and pictures where asked.
 
@@ -84,6 +86,7 @@ def evaluate_networks(
         csv_file: Takes those of every image.
         pictures: Folder that takes `SET/IMAGE.png`, for networks of several scales `x2/SET/IMAGE.png` and so on.
         strict: Refuse images that would be converted.
+        grey_values: Compare grey files by their values, as tables of bicubic, SRCNN and VDSR do.
 
     Raises:
         UserError: Bad input, or output that cannot be written.
@@ -100,7 +103,7 @@ def evaluate_networks(
     loaded = [_load(name, path, network_name, scale, raw=raw) for name, path in files.items()]
     scales = list(dict.fromkeys(found.scale for found, _ in loaded))
     _refuse_other_scales(scales, data, lr_dir, reference)
-    sets = _load_sets(data, scales, lr_dir, strict, display)
+    sets = _load_sets(data, scales, lr_dir, strict, grey_values, display)
     for found, _ in loaded:
         display.line(found.origin())
     for name, path in files.items():
@@ -115,16 +118,18 @@ def evaluate_networks(
                 [(found, network) for found, network in networks if found.scale == factor], sets[factor], folder
             )
     results = [found for found, _ in loaded]
+    protocol = GREY_PROTOCOL if grey_values else PROTOCOL
     for factor in scales:
         print_scores(
             [found for found in results if found.scale == factor],
             precision=precision,
             ensemble=ensemble,
             published=row if reference and scale_of(reference) == factor else None,
+            protocol=protocol,
             console=display.console,
         )
     if json_file is not None and rank == 0:
-        write_document(json_file, document(results, precision=precision, ensemble=ensemble))
+        write_document(json_file, document(results, precision=precision, ensemble=ensemble, protocol=protocol))
     if csv_file is not None and rank == 0:
         write_images(csv_file, results)
     return results
@@ -167,7 +172,7 @@ def _recognised(network: nn.Module) -> str:
 
 
 def _load_sets(
-    data: Sequence[Path], scales: Sequence[int], lr_dir: Path | None, strict: bool, display: Display
+    data: Sequence[Path], scales: Sequence[int], lr_dir: Path | None, strict: bool, grey_values: bool, display: Display
 ) -> dict[int, Sets]:
     """All sets by scale and name, read before the first is evaluated: bad input is found at once."""
     sets = dict[int, Sets]()
@@ -178,7 +183,7 @@ def _load_sets(
             name = benchmark_name(path)
             if name in sets[scale]:
                 raise UserError(f"two data sets are named {name}; evaluate them one by one")
-            sets[scale][name] = load_benchmark(path, scale, lr_dir, notes)
+            sets[scale][name] = load_benchmark(path, scale, lr_dir, notes, grey_values=grey_values)
         if strict:
             notes.raise_if_any()
         lines |= dict.fromkeys(notes.lines())
@@ -220,7 +225,7 @@ class _Scorer:
                 if pictures is not None:
                     for pair in group:
                         panels = [*images[pair.name], ("HR", pair.hr)]
-                        save_comparison(pictures / name / f"{pair.name}.png", panels, border=scale)
+                        save_comparison(pictures / name / f"{pair.name}.png", panels, border=scale, grey=pair.grey)
             of_bicubic, *ours = (_gathered(part, self._size) for part in parts)
             for (found, _), scores in zip(networks, ours, strict=True):
                 found.scores[name] = SetScores(scores, of_bicubic)

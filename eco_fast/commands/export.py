@@ -14,12 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from eco_fast.errors import UserError
+from eco_fast.extras import install
 from eco_fast.files import write, writing
 from eco_fast.models.edsr import EDSR
 from eco_fast.models.layers import RGB_RANGE, mean_shift_state
 from eco_fast.models.rcan import RCAN
 from eco_fast.models.recognise import recognise, shapes_of
-from eco_fast.models.weights import identity, load_network, read_weights, save_weights, weights_file
+from eco_fast.models.rlfn import RLFN
+from eco_fast.models.weights import (
+    HEADER,
+    identity,
+    load_network,
+    read_weights,
+    save_weights,
+    versions,
+    weights_file,
+)
 
 State = Mapping[str, Tensor]
 
@@ -46,20 +56,35 @@ _BASICSR_NAMES: dict[type[nn.Module], dict[str, str]] = {  # beginning of a publ
 _TRACED = (2, 3, 33, 47)  # whose sides are multiples of nothing, so that padding is traced too
 _CHECKED = ((2, 3, 33, 47), (1, 3, 48, 26))  # the size that was traced, and another
 _TOLERANCE = 1e-5
+_HALF_TOLERANCE = 1 / 255  # one step of an 8-bit image
+
+_NOT_IN_SPANDREL = (EDSR, RLFN)
 
 _HINT = "name another file with --out"  # where one cannot be written
 
 
-def export(run: Path, kind: str, out: Path | None = None, *, raw: bool = False, force: bool = False) -> Path:
+def export(
+    run: Path,
+    kind: str,
+    out: Path | None = None,
+    *,
+    raw: bool = False,
+    half: bool = False,
+    licence: str | None = None,
+    force: bool = False,
+) -> Path:
     """Write the weights of a run to one file, print where, and return its path.
 
     Args:
         run: Run folder (its newest checkpoint), checkpoint folder or weights file.
         kind: "safetensors": with a header that tells the network. "basicsr": `params` and `params_ema` with BasicSR's
-            names, or those of the published files where it has no such network. "onnx": float32 (B, 3, h, w) in
-            [0, 1] `lr` to (B, 3, scale h, scale w) `sr`, for any B, h and w.
+            names, or those of the published files where it has no such network, and the header beside them. "onnx":
+            float32 (batch, 3, height, width) in [0, 1] `lr` to `sr`, scale times as high and wide, for any sizes; the
+            header is its metadata.
         out: The file; by default NETWORK-xSCALE in the current folder.
         raw: Take the weights themselves where a run also keeps their average.
+        half: Weights in float16, all but the constants of the mean shifts. ONNX computes in it too.
+        licence: Text for the header, under `license`, as others call it.
         force: Replace a file.
 
     Raises:
@@ -71,29 +96,32 @@ def export(run: Path, kind: str, out: Path | None = None, *, raw: bool = False, 
         raise UserError(f"--raw chooses among the weights of a run, and {run} is no folder; leave it out")
     file = weights_file(run, raw=raw)
     network = load_network(file)
-    header = _header(network, file)
+    header = _header(network, file, licence)
     out = out or Path(_label(network, header) + _EXTENSIONS[kind])
     _refuse(out, kind, force)
     if kind == "onnx":
         print("tracing for ONNX; deep networks take minutes", flush=True)
-        content, difference = to_onnx(network, header)
+        content, difference = to_onnx(network, header, half=half)
         lines = [f"onnxruntime and PyTorch differ by at most {difference:.1e}"]
         write(out, content, _HINT)
     elif kind == "basicsr":
         raw_file = weights_file(file.parent, raw=True) if run.is_dir() else file
         averaged = None if raw_file == file else network
-        content, lines = to_basicsr(load_network(raw_file), averaged)
+        content, lines = to_basicsr(load_network(raw_file), averaged, header=header, half=half)
         write(out, content, _HINT)
     else:
         lines = []
+        state = _halved(network.state_dict(), {}) if half else network.state_dict()
         with writing(out, _HINT):
             out.parent.mkdir(parents=True, exist_ok=True)
-            save_weights(out, network.state_dict(), header)
-    print("\n".join([f"{file} -> {out}", *lines]))
+            save_weights(out, state, header)
+    print("\n".join([f"{file} -> {out}", *lines, *([] if kind == "onnx" else [_readers(network)])]))
     return out
 
 
-def to_basicsr(network: nn.Module, averaged: nn.Module | None = None) -> tuple[bytes, list[str]]:
+def to_basicsr(
+    network: nn.Module, averaged: nn.Module | None = None, *, header: Mapping[str, str], half: bool = False
+) -> tuple[bytes, list[str]]:
     """A `.pth` file as BasicSR writes it, and what to know about it.
 
     Where BasicSR has other names than the published files, `state_dict` holds the latter, of the average if there is
@@ -108,8 +136,11 @@ def to_basicsr(network: nn.Module, averaged: nn.Module | None = None) -> tuple[b
         content |= {key: basicsr_state(net) for key, net in networks.items()}
         settings = ", ".join(f"{key}: {value}" for key, value in basicsr_settings(network).items())
         lines = [f"network_g of BasicSR: {{{settings}}}"]
+    if half:
+        made: dict[int, Tensor] = {}
+        content = {key: _halved(state, made) for key, state in content.items()}
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save({**content, HEADER: dict(header)}, buffer)
     return buffer.getvalue(), lines
 
 
@@ -152,8 +183,10 @@ def basicsr_settings(network: nn.Module) -> dict[str, Any]:
     }
 
 
-def to_onnx(network: nn.Module, header: Mapping[str, str]) -> tuple[bytes, float]:
+def to_onnx(network: nn.Module, header: Mapping[str, str], *, half: bool = False) -> tuple[bytes, float]:
     """An ONNX file for any batch and size, and by how much it differs from PyTorch, at most, at two sizes.
+
+    With `half` its weights and what it computes are float16, between input and output in float32.
 
     Raises:
         UserError: A package is missing, the network cannot be expressed, or what was traced holds for one size only.
@@ -162,7 +195,7 @@ def to_onnx(network: nn.Module, header: Mapping[str, str]) -> tuple[bytes, float
         for package in ("onnx", "onnxscript", "onnxruntime"):
             importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f'ONNX needs a package ({error}); pip install "eco-fast[onnx]"') from error
+        raise UserError(f"ONNX needs a package ({error}); {install('onnx')}") from error
     free = torch.export.Dim.DYNAMIC
     sizes = ({0: free, 2: free, 3: free},)
     x = torch.rand(_TRACED, generator=torch.Generator().manual_seed(0))
@@ -173,14 +206,54 @@ def to_onnx(network: nn.Module, header: Mapping[str, str]) -> tuple[bytes, float
             program = torch.onnx.export(traced, dynamo=True, input_names=["lr"], output_names=["sr"], verbose=False)
             assert program is not None
             program.model.metadata_props.update(header)
-            content = program.model_proto.SerializeToString()
+            model = program.model_proto
+            _name_sizes(model)
+            if half:
+                converter: Any = importlib.import_module("onnxruntime.transformers.float16")
+                model = converter.convert_float_to_float16(model, keep_io_types=True)
+            content = model.SerializeToString()
             difference = _difference(network, content)
     except Exception as error:  # each of three libraries has its own for what it cannot do
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"ONNX cannot express this network ({reason}); export safetensors or basicsr") from error
-    if not difference <= _TOLERANCE:
+    if not difference <= (_HALF_TOLERANCE if half else _TOLERANCE):
         raise UserError(f"the ONNX file would differ from PyTorch by {difference:.1e}; export safetensors or basicsr")
     return content, difference
+
+
+def _name_sizes(model: Any) -> None:
+    """Call the sizes that may vary batch, height and width.
+
+    The exporter only numbers them: it refuses names for sizes of which tracing has found a bound, as padding has.
+    """
+    graph = model.graph
+    axes = graph.input[0].type.tensor_type.shape.dim
+    names = {axes[axis].dim_param: name for axis, name in ((0, "batch"), (2, "height"), (3, "width"))}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = re.sub(r"\w+", lambda symbol: names.get(symbol[0], symbol[0]), size.dim_param)
+
+
+def _halved(state: State, made: dict[int, Tensor]) -> dict[str, Tensor]:
+    """The weights in float16, each only once: `made` holds them by their addresses.
+
+    Not the mean shifts: they are constants of up to 255, which float16 would move by a sixteenth of an 8-bit step.
+    """
+    constants = mean_shift_state()
+    return {
+        key: made.setdefault(value.data_ptr(), value.half())
+        if value.is_floating_point() and key not in constants
+        else value
+        for key, value in state.items()
+    }
+
+
+def _readers(network: nn.Module) -> str:
+    """A line on which other programs read the weights."""
+    if isinstance(network, _NOT_IN_SPANDREL):
+        return f"spandrel and chaiNNer do not know {type(network).__name__}; for chaiNNer export --format onnx"
+    return "spandrel reads it, and so does chaiNNer"
 
 
 def _difference(network: nn.Module, content: bytes) -> float:
@@ -201,13 +274,15 @@ def _difference(network: nn.Module, content: bytes) -> float:
     return max(differences)
 
 
-def _header(network: nn.Module, file: Path) -> dict[str, str]:
-    """The header of the file, or one made from the shapes in it; empty for spandrel, which needs none."""
+def _header(network: nn.Module, file: Path, licence: str | None) -> dict[str, str]:
+    """The header of the file, or one made from the shapes in it; spandrel needs none to recognise its networks."""
     _, header = read_weights(file)
-    if "model" in header:
-        return header
-    fits = recognise(shapes_of(network.state_dict()))
-    return identity(fits[0][0], {}, fits[0][1]) if len(fits) == 1 else {}
+    if "model" not in header:
+        fits = recognise(shapes_of(network.state_dict()))
+        named = {"architecture": str(getattr(network, "architecture", "")), "scale": str(network.scale)}
+        header = identity(fits[0][0], {}, fits[0][1]) if len(fits) == 1 else named | versions()
+    header = versions() | header  # of checkpoints from before they were written
+    return header if licence is None else {**header, "license": licence}
 
 
 def _label(network: nn.Module, header: Mapping[str, str]) -> str:

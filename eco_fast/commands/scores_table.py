@@ -52,6 +52,7 @@ def print_scores(
     precision: str,
     ensemble: bool = False,
     published: tuple[str, Mapping[str, tuple[float, float]]] | None = None,
+    protocol: str = PROTOCOL,
     console: Console | None = None,
 ) -> None:
     """Print networks of one scale below bicubic, a column per set, under the protocol's name.
@@ -63,6 +64,7 @@ def print_scores(
         precision: That they were evaluated in.
         ensemble: Whether they were as the mean of eight orientations.
         published: Name and figures of a last row.
+        protocol: By which they were measured.
         console: Where it goes.
     """
     several = len(networks) > 1
@@ -80,13 +82,15 @@ def print_scores(
     names = ["bicubic", *(network.name for network in networks), *([f"{published[0]}, published"] if published else [])]
     console = console or plain_console()
     title = f"x{networks[0].scale}, {precision}{', mean of 8 orientations' if ensemble else ''}, PSNR in dB"
-    console.print(f"{title}\n{PROTOCOL}", soft_wrap=True)
+    console.print(f"{title}\n{protocol}", soft_wrap=True)
     print_in_blocks(console, "", names, columns)
     if several:
         console.print("* best measured")
 
 
-def document(networks: Sequence[Evaluated], *, precision: str, ensemble: bool = False) -> dict[str, Any]:
+def document(
+    networks: Sequence[Evaluated], *, precision: str, ensemble: bool = False, protocol: str = PROTOCOL
+) -> dict[str, Any]:
     """The figures as plain data: `{"format": 2, "protocol", "precision", "ensemble", "networks": [...]}`.
 
     A network is `{"name", "network", "scale", "parameters", "file", "step", "weights", "data": {set: figures}}`; its
@@ -95,7 +99,7 @@ def document(networks: Sequence[Evaluated], *, precision: str, ensemble: bool = 
     """
     return {
         "format": 2,
-        "protocol": PROTOCOL,
+        "protocol": protocol,
         "precision": precision,
         "ensemble": ensemble,
         "networks": [

@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from eco_fast.errors import UserError
+from eco_fast.extras import install
 
 
 class Dali(NamedTuple):
@@ -28,6 +29,6 @@ def load_dali(source: str) -> Dali:
         reason = " ".join(str(error).split())
         raise UserError(
             f"data.source={source} needs NVIDIA DALI, which cannot be imported ({reason}); "
-            "pip install nvidia-dali-cuda130, or use --set data.source=resident"
+            f"{install('dali')}, or use --set data.source=resident"
         ) from error
     return Dali(Pipeline, fn, types, f"DALI {__version__}")

@@ -16,6 +16,7 @@ from eco_fast.data.header import Header, note_conversions, opened, png_chunks, t
 from eco_fast.data.notes import Notes
 from eco_fast.data.pixels import Image
 from eco_fast.errors import UserError
+from eco_fast.extras import install
 
 BY_PILLOW = "images decoded by Pillow, since DALI cannot"  # a note that is no fault of the image
 
@@ -71,7 +72,7 @@ class Decoder:
             if allow_16bit:
                 raise UserError(
                     "--allow-16bit needs NVIDIA DALI, which cannot be imported; "
-                    "pip install nvidia-dali-cuda130, or convert the images to 8 bit"
+                    f"{install('dali')}, or convert the images to 8 bit"
                 ) from error
             self._dali = None
 

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from eco_fast.data.decode import read_image
 from eco_fast.data.find import find_images
+from eco_fast.data.header import opened
 from eco_fast.data.notes import Notes, first_names
 from eco_fast.data.pixels import bicubic_lr, crop_to_multiple, one_torch_thread
 from eco_fast.errors import UserError
 from eco_fast.evaluate.metrics import SSIM_WINDOW
 
+_GREY = ("1", "L", "LA")  # Pillow's modes of one channel, and perhaps alpha
 _MAX_LOADERS = 16  # threads
 
 
@@ -26,9 +28,12 @@ class Pair(NamedTuple):
     name: str  # of the HR file, without extension, relative to its folder
     hr: NDArray[np.uint8]  # (scale h, scale w, 3)
     lr: NDArray[np.uint8]  # (h, w, 3)
+    grey: bool = False  # to be compared by its grey values
 
 
-def load_benchmark(path: Path, scale: int, lr_dir: Path | None, notes: Notes) -> list[Pair]:
+def load_benchmark(
+    path: Path, scale: int, lr_dir: Path | None, notes: Notes, *, grey_values: bool = False
+) -> list[Pair]:
     """Read a set of images, sorted by name. HR is cropped to a multiple of the scale.
 
     LR comes from `lr_dir`, or from `LR_bicubic/X{scale}` beside `HR`, or is made from HR by the exact 8-bit bicubic.
@@ -38,6 +43,7 @@ def load_benchmark(path: Path, scale: int, lr_dir: Path | None, notes: Notes) ->
         scale: 2, 3 or 4.
         lr_dir: LR images NAME or NAMEx{scale}, with any image extension, in it or in its `X{scale}`.
         notes: Takes the conversions and crops.
+        grey_values: Have images of one channel compared by their grey values, not as RGB.
 
     Raises:
         UserError: Paths or images are missing or unreadable, LR does not fit HR by name or size, or an image is too
@@ -53,13 +59,14 @@ def load_benchmark(path: Path, scale: int, lr_dir: Path | None, notes: Notes) ->
 
     def load(name: str) -> Pair:
         hr = _hr(files[name], scale, notes)
-        return Pair(name, hr, bicubic_lr(hr, scale) if lr_files is None else read_image(lr_files[name], notes))
+        lr = bicubic_lr(hr, scale) if lr_files is None else read_image(lr_files[name], notes)
+        return Pair(name, hr, lr, grey=grey_values and _is_grey(files[name]))
 
     with one_torch_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_LOADERS)) as pool:
         pairs = list(pool.map(load, files))
     wrong = [
         f"{name} ({lr.shape[1]} x {lr.shape[0]} for {hr.shape[1]} x {hr.shape[0]})"
-        for name, hr, lr in pairs
+        for name, hr, lr, _ in pairs
         if (lr.shape[0] * scale, lr.shape[1] * scale) != hr.shape[:2]
     ]
     if wrong:
@@ -68,6 +75,11 @@ def load_benchmark(path: Path, scale: int, lr_dir: Path | None, notes: Notes) ->
             f"{first_names(wrong)}; give the LR images of these HR images at x{scale}, or leave the LR folder out"
         )
     return pairs
+
+
+def _is_grey(file: Path) -> bool:
+    with opened(file) as (_, header):
+        return header.mode in _GREY
 
 
 def _hr(file: Path, scale: int, notes: Notes) -> NDArray[np.uint8]:

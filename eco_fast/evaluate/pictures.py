@@ -43,6 +43,7 @@ def save_comparison(
     border: int = 4,
     crop: Crop | None = None,
     figures: bool = True,
+    grey: bool = False,
 ) -> Crop:
     """Write a PNG: the whole last image with the crop's frame, then the crop of every panel, zoomed, with its PSNR-Y.
 
@@ -54,6 +55,7 @@ def save_comparison(
         border: Pixels cropped for the PSNR: the scale.
         crop: The window; by default the one where the first panel differs most from the last.
         figures: False where the last one is no original: nothing is measured against it.
+        grey: As in `psnr_y`.
 
     Returns:
         The window shown.
@@ -87,7 +89,7 @@ def save_comparison(
         canvas.paste(Image.fromarray(zoomed), (left, _GAP))
         draw.text((left, text_top), _fitted(title, step - _GAP, title_font), _TEXT, title_font)
         if figures:
-            figure = "original" if image is original else f"{psnr_y(image, original, border):.2f} dB"
+            figure = "original" if image is original else f"{psnr_y(image, original, border, grey=grey):.2f} dB"
             draw.text((left, text_top + _FONT + 5), figure, _FAINT, small_font)
     write(path, png(canvas))
     return crop

@@ -80,7 +80,7 @@ def evaluate(
     waiting: deque[tuple[Pair, NDArray[np.uint8], Future[tuple[float, float | None]]]] = deque()
 
     def measure() -> None:
-        waiting.extend((pair, sr, pool.submit(_measure, sr, pair.hr, scale, ssim)) for pair, sr in made)
+        waiting.extend((pair, sr, pool.submit(_measure, sr, pair, scale, ssim)) for pair, sr in made)
         made.clear()
 
     def finish() -> None:
@@ -136,8 +136,10 @@ def _of_one_size(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
         yield group
 
 
-def _measure(sr: NDArray[np.uint8], hr: NDArray[np.uint8], border: int, ssim: bool) -> tuple[float, float | None]:
-    return both(sr, hr, border) if ssim else (psnr_y(sr, hr, border), None)
+def _measure(sr: NDArray[np.uint8], pair: Pair, border: int, ssim: bool) -> tuple[float, float | None]:
+    if ssim:
+        return both(sr, pair.hr, border, grey=pair.grey)
+    return psnr_y(sr, pair.hr, border, grey=pair.grey), None
 
 
 def _size(image: NDArray[np.uint8]) -> str:

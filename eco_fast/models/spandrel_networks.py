@@ -3,11 +3,13 @@
 The library comes with the extra `spandrel` and is imported when a network of it is first asked for.
 """
 
+import importlib
 import inspect
 import sys
 import warnings
 from collections.abc import Callable, MutableMapping
-from importlib import metadata
+from contextlib import suppress
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eco_fast.errors import UserError
+from eco_fast.extras import install
 from eco_fast.models.layers import FloatConv2d
 from eco_fast.models.table import SPANDREL
 
@@ -93,7 +96,7 @@ def build(name: str, scale: int, **options: Any) -> SpandrelNetwork:
     Raises UserError where the library cannot be imported, has no such architecture, refuses an option, or where the
     result is no network for RGB super-resolution at this scale.
     """
-    classes = _classes(_library())
+    classes = _classes(library())
     kind = classes.get(architecture(name))
     if kind is None:
         raise UserError(f"spandrel has no architecture {architecture(name)!r}; it has {', '.join(classes)}")
@@ -119,15 +122,51 @@ def build(name: str, scale: int, **options: Any) -> SpandrelNetwork:
     return network
 
 
+def library() -> ModuleType:
+    """The library, also beside a torchvision whose operators were not compiled for this PyTorch.
+
+    Raises UserError where it, or what it needs, cannot be imported.
+    """
+    try:
+        with suppress(ImportError):  # the library says it better
+            _import_torchvision()
+        return importlib.import_module("spandrel")
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"spandrel cannot be imported ({_first_line(error)}); {install('spandrel')}") from error
+
+
+def _import_torchvision() -> None:
+    """Import it without its operators where it has none for this PyTorch: PyPI has those for CUDA builds only.
+
+    The library takes from it what transforms pictures, which is Python.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+        _declare_operators()
+        importlib.import_module("torchvision")
+
+
+@cache  # what is declared is there as long as what this returns
+def _declare_operators() -> torch.library.Library:
+    """The operators that the import of torchvision takes for granted, without code."""
+    operators = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return operators
+
+
 def recognise(state: dict[str, Tensor]) -> SpandrelNetwork:
     """The network that the library finds in a state dict, with its weights.
 
     Raises UserError where the library cannot be imported, finds nothing, or finds no network for RGB super-resolution.
     """
-    library = _library()
+    spandrel = library()
     try:
         descriptor = _describe(state)
-    except library.UnsupportedModelError:
+    except spandrel.UnsupportedModelError:
         raise UserError(
             "spandrel does not know it either; name its network and scale to see where it differs"
         ) from None
@@ -140,7 +179,7 @@ def recognise(state: dict[str, Tensor]) -> SpandrelNetwork:
 
 def _describe(state: dict[str, Tensor]) -> Any:
     """The library's descriptor of what it finds in a state dict; UserError unless that is RGB super-resolution."""
-    registry = _library().MAIN_REGISTRY
+    registry = library().MAIN_REGISTRY
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
         found = registry.load(dict(state))
     channels = found.input_channels, found.output_channels
@@ -150,24 +189,6 @@ def _describe(state: dict[str, Tensor]) -> Any:
             f"{found.purpose}; choose one for SR of RGB images at x2, x3 or x4"
         )
     return found
-
-
-def _library() -> ModuleType:
-    try:
-        import spandrel
-    except ImportError as error:
-        raise UserError(f'spandrel cannot be imported ({error}); pip install "eco-fast[spandrel]"') from error
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        # torchvision holds compiled code for one build of PyTorch, and PyPI's is that for CUDA.
-        version = metadata.version("torchvision").partition("+")[0]
-        build = "cpu" if torch.version.cuda is None else f"cu{torch.version.cuda.replace('.', '')}"
-        raise UserError(
-            f"spandrel needs the torchvision made for PyTorch {torch.__version__}; pip install --force-reinstall "
-            f"--no-deps torchvision=={version} --index-url https://download.pytorch.org/whl/{build}"
-        ) from error
-    return spandrel
 
 
 def _classes(library: ModuleType) -> dict[str, type[nn.Module]]:

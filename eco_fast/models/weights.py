@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+import eco_fast
 from eco_fast.errors import UserError
 from eco_fast.files import write_atomically
 from eco_fast.models import SCALES, build, names, spandrel_networks
@@ -27,17 +28,37 @@ State = dict[str, Tensor]
 
 # Where BasicSR and its kin, Lightning and others keep the weights.
 _WRAPPERS = ("state_dict", "params_ema", "params-ema", "params", "model_state_dict", "model", "net")
+HEADER = "metadata"
+"""The key of a pickle that holds the header; readers of weights pass over it."""
 _PREFIXES = ("module.", "_orig_mod.", "netG.")  # left by DataParallel, by torch.compile, by trainers of GANs
 _UPSAMPLER = re.compile(r"(tail|up|upsample|upsampler|upscale|to_img|conv_up\d*)\.")  # as networks call it
 _NAMED_AT_MOST = 6
 _LARGEST_EMPTY_SIDE = 2**16  # a tensor of 0 x 10^12 takes no room in a file, but what is built to fit it may
 _WRAPPINGS_AT_MOST = 4  # a pickle can hold a dictionary that holds itself
+_WRITER = "eco-fast"  # the key of a header that says so
 _STEP_FOLDER = re.compile(r"step-(\d+)")
 
 
-def identity(network_name: str, options: Mapping[str, Any], scale: int) -> dict[str, str]:
-    """The header of a weights file: what `load_network` needs to build its network again."""
-    return {"model": network_name, "scale": str(scale), "options": json.dumps(dict(options), sort_keys=True)}
+def identity(
+    network_name: str, options: Mapping[str, Any], scale: int, *, mode: str | None = None, teacher: Path | None = None
+) -> dict[str, str]:
+    """The header of a weights file: what `load_network` needs to build its network again, and how it was trained.
+
+    Of the teacher's path the name alone: weights are given away.
+    """
+    trained = {"mode": mode, "teacher": None if teacher is None or mode == "vanilla" else teacher.name}
+    return {
+        "model": network_name,
+        "scale": str(scale),
+        "options": json.dumps(dict(options), sort_keys=True),
+        **{key: value for key, value in trained.items() if value is not None},
+        **versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What writes a file, for its header."""
+    return {_WRITER: eco_fast.__version__, "torch": str(torch.__version__)}
 
 
 def save_weights(path: Path | str, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -70,7 +91,9 @@ def _with_sorted_metadata(content: bytes) -> bytes:
 
 
 def read_weights(path: Path | str) -> tuple[State, dict[str, str]]:
-    """State dict (CPU tensors) and header of a `.safetensors`, `.pth` or `.pt` file; the header of others is empty.
+    """State dict (CPU tensors) and header of a `.safetensors`, `.pth` or `.pt` file.
+
+    The header is that of `identity`; it is empty, or says something else, in the files of others.
 
     `state_dict`, `params_ema`, `params` and what else trainers wrap weights in are unwrapped, in this order of
     preference, and `module.` and its like are taken off the names. Pickles are read with `weights_only=True`. Raises
@@ -82,7 +105,8 @@ def read_weights(path: Path | str) -> tuple[State, dict[str, str]]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in (".pth", ".pt"):
-        return _unwrap(_read_pickle(path), path), {}
+        content = _read_pickle(path)
+        return _unwrap(content, path), _header_in(content)
     raise UserError(f"{path} is not a weights file; give a .safetensors, .pth or .pt file")
 
 
@@ -250,6 +274,14 @@ def _read_pickle(path: Path) -> Any:
         raise UserError(f"{path} is not a weights file; copy or download it again") from error
     except Exception as error:  # damaged bytes make the reader trip in many ways
         raise UserError(f"{path} is damaged or not a weights file; copy or download it again") from error
+
+
+def _header_in(content: Any) -> dict[str, str]:
+    """The header that `export` writes beside the weights; other programs have other things under that name."""
+    header = content.get(HEADER) if isinstance(content, Mapping) else None
+    if not isinstance(header, Mapping) or _WRITER not in header:
+        return {}
+    return {str(key): str(value) for key, value in header.items()}
 
 
 def _unwrap(content: Any, path: Path) -> State:

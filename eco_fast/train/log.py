@@ -12,6 +12,7 @@ from eco_fast.config import Config
 from eco_fast.display import ASIDE, Part
 from eco_fast.eco.objective import uses_alpha
 from eco_fast.errors import UserError
+from eco_fast.extras import install
 from eco_fast.train.batches import Batches
 from eco_fast.train.lane import streams_of
 from eco_fast.train.optim import learning_rate
@@ -147,7 +148,7 @@ class Curves:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UserError('run.tensorboard needs TensorBoard: pip install "eco-fast[tensorboard]"') from error
+            raise UserError(f"run.tensorboard needs TensorBoard; {install('tensorboard')}") from error
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, record: Mapping[str, Any]) -> None:

@@ -204,6 +204,12 @@ class Loop:
         with self.world.agree():
             if self.world.leads:
                 progress = RunState(done, self.student.state.window, highest, describe(config.run, self.world))
-                header = identity(config.student.name, config.student.options, config.scale)
+                header = identity(
+                    config.student.name,
+                    config.student.options,
+                    config.scale,
+                    mode=config.mode,
+                    teacher=config.teacher.file,
+                )
                 self.folder.checkpoints.save(learners, progress, header, best=best)
         self.checkpoint = self.folder.checkpoints.at(done)

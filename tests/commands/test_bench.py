@@ -152,7 +152,7 @@ def test_without_the_development_packages(
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
-    assert f'{package}: pip install "eco-fast[dev]"' in _fail(capsys, "bench", "kernels")
+    assert f"{package}: pip install pytest pytest-benchmark" in _fail(capsys, "bench", "kernels")
 
 
 def test_rows_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -328,8 +328,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("name", "package", "fix"),
     [
-        ("data", "skimage", "[demo]"),
-        ("evaluate", "skimage", "[demo]"),
+        ("data", "skimage", "scikit-image"),
+        ("evaluate", "skimage", "scikit-image"),
     ],
 )
 def test_what_a_suite_needs(name: str, package: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:

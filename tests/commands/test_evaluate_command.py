@@ -272,3 +272,22 @@ def test_two_processes_share_the_images(run_folder: Path, sets: list[Path], tmp_
     np.testing.assert_allclose(
         *(np.array([row[5:] for row in rows[1:]], dtype=float) for rows in (one, two)), rtol=1e-4
     )
+
+
+def test_grey_files_by_their_values(run_folder: Path, sets: list[Path], tmp_path: Path) -> None:
+    """What is grey in its file; an RGB file with equal channels stays RGB, as MATLAB has it."""
+    for name in ("0", "1"):
+        grey = Image.open(sets[0] / f"{name}.png").convert("L")
+        (grey if name == "0" else grey.convert("RGB")).save(sets[0] / f"{name}.png")
+    rows = {}
+    for option in ([], ["--grey-values"]):
+        assert (
+            run(run_folder, "--data", sets[0], "--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json", *option) == 0
+        )
+        protocol = json.loads((tmp_path / "a.json").read_text())["protocol"]
+        assert ("grey files: grey values" in protocol) == bool(option)
+        rows[bool(option)] = list(csv.DictReader((tmp_path / "a.csv").open()))
+    for as_rgb, by_value in zip(rows[False], rows[True], strict=True):
+        for column in ("psnr_y", "bicubic_psnr_y"):
+            less = float(as_rgb[column]) - float(by_value[column])
+            assert less == pytest.approx(20 * np.log10(255 / 219) if as_rgb["image"] == "0" else 0)

@@ -1,6 +1,7 @@
 """Weights out: what is written is read back, here and by others, to the same pictures."""
 
 import importlib
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eco_fast import __version__
 from eco_fast.cli import main
 from eco_fast.commands.evaluate import evaluate_networks
 from eco_fast.commands.export import basicsr_settings, basicsr_state, export, to_onnx
@@ -98,7 +100,7 @@ def test_basicsr_finds_its_names(tmp_path: Path, name: str, scale: int) -> None:
     run, raw, ema = make_run(tmp_path, name, scale)
     out = export(run, "basicsr", tmp_path / "a.pth")
     content = torch.load(out, weights_only=True)
-    assert content.keys() == {"params", "params_ema", "state_dict"}
+    assert content.keys() == {"params", "params_ema", "state_dict", "metadata"}
     x = torch.rand(1, 3, 20, 14)
     for key, ours in (("params", raw), ("params_ema", ema)):
         settings = basicsr_settings(ours)
@@ -113,9 +115,10 @@ def test_published_names_beside_those_of_basicsr_take_no_room(tmp_path: Path) ->
     run, _, ema = make_run(tmp_path, "rcan")
     size = export(run, "basicsr", tmp_path / "both.pth").stat().st_size
     one = export(run, "basicsr", tmp_path / "one.pth", raw=True)
-    assert torch.load(one, weights_only=True).keys() == {"params", "state_dict"}
+    assert torch.load(one, weights_only=True).keys() == {"params", "state_dict", "metadata"}
     numbers = sum(4 * value.numel() for value in ema.state_dict().values())
     assert size - one.stat().st_size < 1.5 * numbers
+    assert export(run, "basicsr", tmp_path / "half.pth", half=True).stat().st_size < 0.6 * size
 
 
 def test_basicsr_has_the_colour_means_in_its_code() -> None:
@@ -143,7 +146,7 @@ def test_spandrel_computes_the_same_from_basicsr_files(
 def test_a_network_of_spandrel_keeps_its_names(spandrel: ModuleType, tmp_path: Path) -> None:
     run, raw, ema = make_run(tmp_path, "swinir-light", 3)
     content = torch.load(export(run, "basicsr", tmp_path / "a.pth"), weights_only=True)
-    assert content.keys() == {"params", "params_ema"}
+    assert content.keys() == {"params", "params_ema", "metadata"}
     assert equal(content["params"], raw.state_dict()) and equal(content["params_ema"], ema.state_dict())
     assert equal(load_network(tmp_path / "a.pth").state_dict(), ema.state_dict())
     out = export(tmp_path / "a.pth", "safetensors", tmp_path / "a.safetensors")
@@ -174,13 +177,73 @@ def test_a_trained_run_comes_out_the_same(spandrel: ModuleType, photos: Path, tm
             torch.testing.assert_close(theirs(x.clone()), ours(x).clamp(0, 1), rtol=0, atol=1e-5)
 
 
-def check_onnx(file: Path, ours: nn.Module) -> None:
+@pytest.mark.parametrize("kind", ["safetensors", "basicsr"])
+def test_the_header_is_written_in_full(tmp_path: Path, kind: str) -> None:
+    """Also beside the weights of a pickle, where this package finds it again and others pass over it."""
+    network = build("edsr-tiny", 2, **SMALL["edsr-tiny"])
+    header = identity("edsr-tiny", SMALL["edsr-tiny"], 2, mode="eco", teacher=Path("/home/me/runs/rcan"))
+    save_weights(tmp_path / "a.safetensors", network.state_dict(), header | {"step": "7"})
+    out = tmp_path / f"b{'.pth' if kind == 'basicsr' else '.safetensors'}"
+    export(tmp_path / "a.safetensors", kind, out, licence="CC-BY-4.0")
+    written = read_weights(out)[1]
+    assert {key: written[key] for key in ("mode", "teacher", "step", "license")} == {
+        "mode": "eco",
+        "teacher": "rcan",
+        "step": "7",
+        "license": "CC-BY-4.0",
+    }
+    assert (written["eco-fast"], written["torch"]) == (__version__, torch.__version__)
+    assert equal(load_network(out).state_dict(), network.state_dict())  # of a size that shapes alone do not tell
+
+
+def test_what_others_call_metadata_is_no_header(tmp_path: Path) -> None:
+    state = build("rlfn-ntire", 4).state_dict()
+    for number, theirs in enumerate(({"model": "theirs", "scale": "x"}, "text", {"eco-fast": [1]})):
+        file = tmp_path / f"{number}.pth"
+        torch.save({"params": state, "metadata": theirs}, file)
+        assert equal(load_network(file).state_dict(), state)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "basicsr"])
+@pytest.mark.parametrize("name", ["edsr-tiny", "swinir-light"])
+def test_half_the_size(spandrel: ModuleType, tmp_path: Path, name: str, kind: str) -> None:
+    run, _, ema = make_run(tmp_path, name)
+    out = tmp_path / f"a{'.pth' if kind == 'basicsr' else '.safetensors'}"
+    export(run, kind, out, half=True)
+    again, before = load_network(out).state_dict(), ema.state_dict()
+    for key, value in before.items():
+        assert again[key].dtype == value.dtype
+        constant = "_mean." in key or not value.is_floating_point()
+        assert torch.equal(again[key], value if constant else value.half().float()), key
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "basicsr"])
+@pytest.mark.parametrize("name", list(SMALL))
+def test_who_reads_it_is_said(
+    spandrel: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, kind: str
+) -> None:
+    run, _, _ = make_run(tmp_path, name)
+    out = export(run, kind, tmp_path / f"a{'.pth' if kind == 'basicsr' else '.safetensors'}")
+    said = capsys.readouterr().out
+    try:
+        spandrel.ModelLoader().load_from_file(out)
+    except spandrel.UnsupportedModelError:
+        assert re.search(r"do not know (EDSR|RLFN); for chaiNNer export --format onnx\n$", said)
+    else:
+        assert said.endswith("spandrel reads it, and so does chaiNNer\n")
+
+
+def check_onnx(file: Path, ours: nn.Module, *, half: bool = False) -> None:
     session: Any = importlib.import_module("onnxruntime").InferenceSession(file)
+    lr, sr = session.get_inputs()[0], session.get_outputs()[0]
+    assert (lr.type, sr.type) == ("tensor(float)", "tensor(float)")
+    assert lr.shape == ["batch", 3, "height", "width"]
+    assert sr.shape == ["batch", 3, f"{ours.scale}*height", f"{ours.scale}*width"]
     for shape in [(1, 3, 24, 24), (3, 3, 17, 40)]:
         x = torch.rand(shape)
         (sr,) = session.run(["sr"], {"lr": x.numpy()})
         with torch.no_grad():
-            torch.testing.assert_close(torch.from_numpy(sr), ours(x), rtol=0, atol=1e-5)
+            torch.testing.assert_close(torch.from_numpy(sr), ours(x), rtol=0, atol=1 / 255 if half else 1e-5)
 
 
 @pytest.fixture
@@ -201,8 +264,13 @@ def test_onnxruntime_computes_the_same_at_any_size(
     assert captured.err == "" and "onnxruntime and PyTorch differ by at most" in captured.out
     if name == "edsr-tiny":
         check_onnx(export(run, "onnx", tmp_path / "raw.onnx", raw=True), raw)
-        model = importlib.import_module("onnx").load(tmp_path / "a.onnx")
-        assert {entry.key: entry.value for entry in model.metadata_props}["model"] == name
+        halved = export(run, "onnx", tmp_path / "half.onnx", half=True, licence="MIT")
+        check_onnx(halved, ema, half=True)
+        model = importlib.import_module("onnx").load(halved)
+        header = {entry.key: entry.value for entry in model.metadata_props}
+        assert (header["model"], header["step"], header["license"]) == (name, "10", "MIT")
+        kinds = {tensor.data_type for tensor in model.graph.initializer}
+        assert importlib.import_module("onnx").TensorProto.FLOAT not in kinds
 
 
 @pytest.mark.full
@@ -252,7 +320,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(UserError, match=r'No module named \'onnx\'\); pip install "eco-fast\[onnx\]"'):
+    with pytest.raises(UserError, match=r"No module named 'onnx'\); pip install onnx onnxscript onnxruntime"):
         to_onnx(tiny, {})
 
 

@@ -78,3 +78,17 @@ def test_ssim_needs_a_window() -> None:
     small = np.zeros((14, 40, 3), np.uint8)
     with pytest.raises(ValueError, match="11 x 11"):
         ssim_y(small, small, 2)
+
+
+def test_grey_values(rng: np.random.Generator) -> None:
+    """Of images with three equal channels they are the values themselves, whatever luma makes of them."""
+    hr, sr = (rng.integers(0, 256, (30, 40, 1), dtype=np.uint8).repeat(3, axis=2) for _ in range(2))
+    a, b = (image[2:-2, 2:-2, 0].astype(np.float64) for image in (sr, hr))
+    psnr, ssim = both(sr, hr, 2, grey=True)
+    assert psnr == pytest.approx(10 * math.log10(255**2 / ((a - b) ** 2).mean()))
+    assert psnr == pytest.approx(psnr_y(sr, hr, 2) - 20 * math.log10(255 / 219))
+    metrics = pytest.importorskip("skimage.metrics")
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255, "full": True}
+    full = metrics.structural_similarity(a, b, **settings)[1]
+    assert ssim == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-9)
+    assert (psnr_y(sr, hr, 2, grey=True), ssim_y(sr, hr, 2, grey=True)) == (psnr, ssim)

@@ -25,6 +25,23 @@ def test_set5_baseline(testdata: Path, scale: int) -> None:
     assert scores.ssim_y == pytest.approx(ours, abs=5e-5)
 
 
+# Published PSNR-Y and SSIM-Y of Set14, and what they are with its grey file (the bridge) taken as RGB.
+SET14 = {2: (30.24, 0.8688, 30.32), 3: (27.55, 0.7742, 27.63), 4: (26.00, 0.7027, 26.09)}
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_set14_baseline(testdata: Path, scale: int) -> None:
+    if not (testdata / "Set14").is_dir():
+        pytest.skip("there is no Set14 in the test data")
+    psnr, ssim, as_rgb = SET14[scale]
+    scores = evaluate(None, load_benchmark(testdata / "Set14", scale, None, Notes(), grey_values=True), scale)
+    assert len(scores.names) == 14
+    assert scores.psnr_y == pytest.approx(psnr, abs=0.015)
+    assert scores.ssim_y == pytest.approx(ssim, abs=5e-4)
+    default = evaluate(None, load_benchmark(testdata / "Set14", scale, None, Notes()), scale)
+    assert default.psnr_y == pytest.approx(as_rgb, abs=0.006)
+
+
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 def test_constant_and_size(scale: int) -> None:
     image = np.full((5, 7, 3), 201, dtype=np.uint8)
