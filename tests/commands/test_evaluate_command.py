@@ -118,7 +118,9 @@ def test_several_networks_share_a_table(
     """Images are read once, each network has its row, and all of them are in the files."""
     read = []
     load = command.load_benchmark
-    monkeypatch.setattr(command, "load_benchmark", lambda path, *rest: (read.append(path), load(path, *rest))[1])
+    monkeypatch.setattr(
+        command, "load_benchmark", lambda path, *rest, **options: (read.append(path), load(path, *rest))[1]
+    )
     other = make_weights(tmp_path / "other.safetensors", 2, seed=3)
     outputs = ["--csv", tmp_path / "a.csv", "--json", tmp_path / "a.json", "--pictures", tmp_path / "pictures"]
     assert run(run_folder, other, "--data", sets[0], *outputs) == 0
