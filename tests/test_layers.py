@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-GROUND = {"console", "display", "errors", "figure", "files", "stop"}  # what everything stands on
+GROUND = {"console", "display", "errors", "figure", "files", "stop", "units"}  # what everything stands on
 
 ALLOWED = {  # package -> those of the project that it may import
     "console": set(),
@@ -15,6 +15,7 @@ ALLOWED = {  # package -> those of the project that it may import
     "figure": {"files"},
     "files": {"errors"},
     "stop": set(),
+    "units": set(),
     "display": {"console"},
     "config": {"errors"},
     "eco": {"errors"},

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import sysconfig
 import time
@@ -103,6 +104,39 @@ def versions() -> dict[str, str]:
 def device_type(choice: str) -> str:
     """What `auto` means here: "cuda" if there is one, else "cpu"."""
     return choice if choice != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def usable_device(choice: str) -> str:
+    """The device that a person names, `auto` settled, once it is known that networks can compute there.
+
+    Args:
+        choice: auto, cpu, cuda, or cuda:1 for the second GPU.
+
+    Raises:
+        UserError: It names no device, or one that is not here; or `eco_kernels` cannot compute there.
+    """
+    device = device_type(choice)
+    named = re.fullmatch(r"cpu|cuda(?::(\d+))?", device)
+    if named is None:
+        raise UserError(f"--device {choice} is no device; take auto, cpu, cuda, or cuda:1 for the second GPU")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device != "cpu" and int(named[1] or 0) >= gpus:
+        seen = f"{gpus or 'no'} GPU{'s' if gpus > 1 else ''}"
+        raise UserError(f"--device {choice}: PyTorch sees {seen}; take {f'cuda:{gpus - 1}' if gpus else 'cpu'}")
+    refuse_unusable_kernels(device)
+    return device
+
+
+def use_threads(count: int | None) -> None:
+    """Let PyTorch compute with so many CPU threads; None leaves it its own choice.
+
+    Raises:
+        UserError: There are fewer than one.
+    """
+    if count is not None and count < 1:
+        raise UserError(f"--threads {count} is too few; give 1 or more, or leave it out")
+    if count is not None:
+        torch.set_num_threads(count)
 
 
 def fast_on_gpu(device: str) -> str:
