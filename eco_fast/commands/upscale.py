@@ -127,6 +127,7 @@ def upscale(
             except UserError as error:
                 fault(error)
                 continue
+            status(f"{file.name}, writing")
             work.save(target, enlarged)
             made.append(target)
     for line in notes.lines():

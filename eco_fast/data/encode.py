@@ -87,7 +87,7 @@ def _png(photo: Photograph, file: BinaryIO) -> None:
         _chunk(file, b"pHYs", struct.pack(">IIB", *(round(dots / _INCH) for dots in photo.dpi), 1))
     if (exif := _exif(photo)) is not None:
         _chunk(file, b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
-    packer = zlib.compressobj()
+    packer = zlib.compressobj(4, strategy=zlib.Z_FILTERED)  # much faster than level 6, and hardly larger
     above: NDArray[np.uint8] | None = None
     for band in _bands(photo):
         step = band.shape[2] * band.itemsize

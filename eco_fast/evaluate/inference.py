@@ -36,7 +36,7 @@ class Tiling(NamedTuple):
 
     side: int | None  # of the tiles, LR pixels; None: as a whole
     number: int  # of the tiles
-    free: int  # bytes of memory for the network's work
+    free: int  # bytes of memory for the network's work; 0 where nothing was to be found out
 
 
 def super_resolve(
@@ -113,16 +113,23 @@ def plan_tiles(
     ensemble: bool = False,
 ) -> Tiling:
     """How `super_resolve` would begin, with the same arguments, at this moment's free memory."""
-    device = device_of(network) if device is None else torch.device(device)
     height, width = lr.shape[-3:-1]
-    free, side = free_memory(device), tile
-    if side is None and height * width > _ALWAYS_FITS:
-        with evaluating(network, precision, device), _finite(precision):
-            needs = _measured(network, precision, device, ensemble)
-        if device.type == "cpu":  # where the result is kept too
-            free -= lr.nbytes * needs.scale**2
-        images = lr.size // (3 * height * width)
-        side = tile_that_fits(height, width, overlap_of(network), images * needs.bytes_per_pixel, free)
+    if tile is not None:
+        return _tiling(network, height, width, tile, 0)
+    if height * width <= _ALWAYS_FITS:
+        return Tiling(None, 1, 0)
+    device = device_of(network) if device is None else torch.device(device)
+    with evaluating(network, precision, device), _finite(precision):
+        needs = _measured(network, precision, device, ensemble)
+    free = free_memory(device)
+    if device.type == "cpu":  # where the result is kept too
+        free -= lr.nbytes * needs.scale**2
+    images = lr.size // (3 * height * width)
+    side = tile_that_fits(height, width, overlap_of(network), images * needs.bytes_per_pixel, free)
+    return _tiling(network, height, width, side, free)
+
+
+def _tiling(network: nn.Module, height: int, width: int, side: int | None, free: int) -> Tiling:
     if side is None or side >= max(height, width):
         return Tiling(None, 1, free)
     return Tiling(side, len(list(tiles(height, width, side, overlap_of(network)))), free)

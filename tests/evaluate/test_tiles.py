@@ -97,7 +97,9 @@ def test_what_tensors_take_is_measured(ensemble: bool, monkeypatch: pytest.Monke
     assert plan.free == 10_000_000 - 4 * lr.nbytes  # the result lies there too
     assert plan.side is not None and plan.side < 200
     assert plan.number == -(-300 // plan.side) * -(-200 // plan.side)
+    monkeypatch.setattr(inference, "free_memory", lambda device: pytest.fail("asked"))
     assert plan_tiles(network, lr, tile=100).number == 6
+    assert plan_tiles(network, lr[:128, :128]).side is None  # of small images nothing is asked
 
 
 def test_tensors_that_are_let_go_do_not_count() -> None:
