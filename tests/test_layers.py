@@ -16,7 +16,7 @@ ALLOWED = {  # package -> those of the project that it may import
     "files": {"errors"},
     "stop": set(),
     "units": set(),
-    "display": {"console"},
+    "display": {"console", "units"},
     "config": {"errors"},
     "eco": {"errors"},
     "models": {"errors", "files", "eco_kernels"},
