@@ -1,5 +1,6 @@
 """`eco-fast upscale`: photographs of any size and format through a network, to files like them."""
 
+import glob
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,13 +18,14 @@ from eco_fast.data.find import find_images
 from eco_fast.data.notes import Notes
 from eco_fast.data.photograph import Photograph, Pixels, read_photograph
 from eco_fast.display import Display
-from eco_fast.errors import UserError
+from eco_fast.errors import Stopped, UserError
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import Tiling, plan_tiles, refuse_wrong_choices, super_resolve
 from eco_fast.evaluate.pictures import save_comparison
 from eco_fast.files import opened_atomically, writing
 from eco_fast.models import placed
 from eco_fast.models.weights import load_network
+from eco_fast.stop import stop_signal
 from eco_fast.train.machine import usable_device, use_threads
 from eco_fast.units import clock, duration, size
 
@@ -85,6 +87,7 @@ def upscale(
 
     Raises:
         UserError: Bad input, nothing to do, a file that is there already or cannot be written; with `strict` any fault.
+        Stopped: Ctrl-C or SIGTERM, heard after an image or a tile.
     """
     began = time.monotonic()
     refuse_wrong_choices(precision, tile)
@@ -116,10 +119,12 @@ def upscale(
     made: list[Path] = []
     with writing(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
-    with display.count("upscaling") as show:
+    with stop_signal() as stop, display.count("upscaling") as show:
         for done, (target, file) in enumerate(todo.items()):
 
             def status(text: str, done: int = done) -> None:
+                if stop.asked:
+                    raise Stopped(f"stopped, {len(made)} of {len(todo)} images done; --skip-existing goes on")
                 show(done, len(todo), text)
 
             try:
@@ -127,7 +132,7 @@ def upscale(
             except UserError as error:
                 fault(error)
                 continue
-            status(f"{file.name}, writing")
+            show(done, len(todo), f"{file.name}, writing")
             work.save(target, enlarged)
             made.append(target)
     for line in notes.lines():
@@ -181,7 +186,7 @@ class _Work:
             each = (time.monotonic() - began) / done
             if done == 1:
                 self.say(_of_tiles(file, lr, plan, total * each, self.tile))
-            status(f"{file.name}, tile {done} of {total}, {clock(each * (total - done))} left")
+            status(f"{file.name}, tile {done}/{total}, ready in {clock(each * (total - done))}")
 
         return super_resolve(
             self.network, lr, precision=self.precision, tile=plan.side, ensemble=self.ensemble, progress=progress
@@ -196,6 +201,8 @@ class _Work:
         photo, bicubic = enlarged
         with writing(target, "make room and go on with --skip-existing, or choose another --out"):
             target.parent.mkdir(parents=True, exist_ok=True)
+            for half in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):  # of a run that was killed right then
+                half.unlink()
             with opened_atomically(target) as file:
                 encode(photo, self.kind, file)
         if bicubic is not None:

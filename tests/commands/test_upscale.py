@@ -1,6 +1,8 @@
 """`eco-fast upscale`: photographs in, photographs out."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ from eco_fast.cli import main
 from eco_fast.commands import upscale as module
 from eco_fast.data.encode import FORMATS
 from eco_fast.data.notes import Notes
-from eco_fast.data.photograph import read_photograph
+from eco_fast.data.photograph import Photograph, read_photograph
 from eco_fast.evaluate import inference
 from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import super_resolve
@@ -235,6 +237,29 @@ def test_a_full_disk_ends_a_run_and_leaves_no_half_file(
     assert run(tmp_path / "a.png", "--weights", model, "--out", tmp_path / "out") == 2
     assert "No space left on device; make room and go on with --skip-existing" in capsys.readouterr().err
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_run_that_is_stopped_goes_on(
+    tmp_path: Path, model: Path, lr: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("a.png", "b.png", "c [1].png"):
+        Image.fromarray(lr).save(tmp_path / name)
+    read = module.read_photograph
+
+    def interrupted(path: Path, notes: Notes) -> Photograph:
+        if path.name == "b.png":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(path, notes)
+
+    monkeypatch.setattr(module, "read_photograph", interrupted)
+    out = tmp_path / "out"
+    assert run(tmp_path, "--weights", model, "--out", out) == 130
+    assert "stopped, 2 of 3 images done; --skip-existing goes on" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == ["a_x2.png", "b_x2.png"]
+    monkeypatch.undo()
+    (out / ".c [1]_x2.png.1234.tmp").write_bytes(b"half")  # had it been killed while writing
+    assert run(tmp_path, "--weights", model, "--out", out, "--skip-existing") == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a_x2.png", "b_x2.png", "c [1]_x2.png"]
 
 
 def test_little_memory(
