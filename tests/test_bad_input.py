@@ -85,10 +85,17 @@ def test_other_files_among_images_are_counted(
 
 
 @pytest.mark.parametrize("content", [b"", b"not a png", None])
-def test_unreadable_image(refused, photos: Path, tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("command", ["train", "prepare", "eval"])
+def test_unreadable_image(refused, photos: Path, tmp_path: Path, command: str, content: bytes | None) -> None:
+    """A set must be whole; `upscale` alone goes on."""
     file = photos / "image1.png"
     file.write_bytes(file.read_bytes()[:900] if content is None else content)
-    assert "image1.png" in refused(*_train(tmp_path / "run", "--train", photos))
+    arguments: dict[str, list[object]] = {
+        "train": _train(tmp_path / "run", "--train", photos),
+        "prepare": ["prepare", photos, "--scale", 2, "--out", tmp_path / "store"],
+        "eval": ["eval", _write_network(tmp_path / "w.safetensors"), "--data", photos],
+    }
+    assert "image1.png" in refused(*arguments[command])
 
 
 def test_16_bit_image(refused, photos: Path, tmp_path: Path) -> None:

@@ -109,12 +109,13 @@ def upscale(
     factor = int(network.scale)  # type: ignore[arg-type]
     files = _found(images, out, notes, fault)
     targets = _targets(files, out, f"_x{factor}.{kind}", fault)
-    there = [target for target in targets if target.exists()]
-    if there and not force and not skip_existing:
+    skipped = [] if force else [target for target in targets if target.exists()]
+    if skipped and not skip_existing:
         raise UserError(
-            f"{there[0]} exists; replace it with --force, leave it with --skip-existing, or choose another --out"
+            f"{skipped[0]} exists; replace it with --force, leave it with --skip-existing, or choose another --out"
         )
-    todo = {target: file for target, file in targets.items() if not skip_existing or target not in there}
+    there = set(skipped)
+    todo = {target: file for target, file in targets.items() if target not in there}
     work = _Work(network, factor, precision, tile, ensemble, kind, compare, notes, display.line)
     made: list[Path] = []
     with writing(out, "choose another --out"):
@@ -137,7 +138,6 @@ def upscale(
             made.append(target)
     for line in notes.lines():
         display.line(line)
-    skipped = [target for target in targets if target not in todo]
     display.line(_summary(len(made), len(failed), len(skipped), factor, out, time.monotonic() - began))
     return Upscaled(made, failed, skipped)
 

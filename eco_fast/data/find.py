@@ -13,7 +13,7 @@ EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif
 _BY_FILES = frozenset({"thumbs.db", "desktop.ini"})  # file managers leave them in any folder, unasked
 # Endings of what a person may take for images that are read, by what is said of them.
 _MISTAKABLE = {
-    "picture files of formats that are not read": (
+    "picture files in a format that is not read": (
         "avif heic heif jxl jp2 j2k psd xcf svg tga ppm pgm pnm exr hdr ico eps raw dng cr2 cr3 nef arw orf raf rw2"
     ),
     "archive files among the images, not unpacked": "zip tar gz tgz bz2 xz zst 7z rar",

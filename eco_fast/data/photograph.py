@@ -29,7 +29,7 @@ _STRUCTURE = frozenset(
     + (332, 338, 339, 340, 341, 347, 512, 513, 514, 529, 530, 531, 532, 700, 33723, 34377, 34675)
 )
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}  # of the two bytes of a value
-_LEFT_OUT = "images whose colour profile does not fit their pixels, and was left out"
+_LEFT_OUT = "images stripped of a colour profile that does not fit"
 
 
 class Photograph(NamedTuple):
@@ -170,7 +170,7 @@ def _exif_to_keep(exif: PIL.Image.Exif, path: Path, notes: Notes) -> bytes | Non
                 kept[tag] = 1 if tag == EXIF_ORIENTATION else value
         return kept.tobytes() if len(kept) else None
     except Exception:  # cameras and editors write odd things there; Pillow trips over them in many ways
-        notes.add("images whose EXIF data are damaged, and were left out", path.name)
+        notes.add("images stripped of damaged EXIF data", path.name)
         return None
 
 

@@ -34,7 +34,7 @@ def test_other_files_are_counted_by_kind(tmp_path: Path) -> None:
         "1 archive file among the images, not unpacked: x.tar.gz",
         "1 half-copied file among the images, not read: b.jpg.part",
         "3 other files among the images, passed over: LICENSE, README.md, notes.txt",
-        "1 picture file of formats that are not read: c.HEIC",
+        "1 picture file in a format that is not read: c.HEIC",
     ]
     with pytest.raises(UserError, match=r"x\.tar\.gz; .*b\.jpg\.part; .*c\.HEIC; fix") as strict:
         notes.raise_if_any()

@@ -237,7 +237,7 @@ def test_inks_become_srgb_by_their_profile(tmp_path: Path) -> None:
     np.testing.assert_array_equal(broken.pixels, np.asarray(cmyk.convert("RGB")))
     assert notes.lines() == [
         "4 CMYK images converted to RGB: broken.tif, light.tif, plain.jpg, ...",
-        "1 image whose colour profile does not fit their pixels, and was left out: broken.tif",
+        "1 image stripped of a colour profile that does not fit: broken.tif",
     ]
 
 
