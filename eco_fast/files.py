@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from eco_fast.errors import UserError
 
@@ -14,9 +15,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: The file cannot be written; what was there is untouched.
     """
+    with opened_atomically(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def opened_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when it is complete; nothing of it is left where that fails.
+
+    Raises:
+        OSError: The file cannot be written; what was there is untouched.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with moved_when_complete(temporary, path), temporary.open("wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
 

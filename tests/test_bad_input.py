@@ -65,16 +65,41 @@ def test_no_training_folder(refused, tmp_path: Path) -> None:
     assert "--train" in refused(*_train(tmp_path / "run"))
 
 
-def test_non_image_among_images(refused, photos: Path, tmp_path: Path) -> None:
-    (photos / "thesis.pdf").write_bytes(b"%PDF")
-    assert "thesis.pdf" in refused(*_train(tmp_path / "run", "--train", photos))
+@pytest.mark.parametrize("source", ["mapped", "files"], indirect=True)
+def test_other_files_among_images_are_counted(
+    refused, photos: Path, tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By every command that reads folders; a README is no fault, what may be a mistake is one under --strict."""
+    (photos / "README.md").write_text("Photographs of mine.")
+    (photos / "notes.txt").write_text("To be sorted.")
+    note = "2 other files among the images, passed over: README.md, notes.txt"
+    weights = _write_network(tmp_path / "w.safetensors")
+    training = ["--train", photos, "--set", f"data.source={source}", "--strict"]
+    for command in (
+        _train(tmp_path / "run", *training, "--valid", photos),
+        ["prepare", photos, "--scale", 2, "--out", tmp_path / "store"],
+        ["eval", weights, "--data", photos, "--strict"],
+        ["upscale", photos, "--weights", weights, "--out", tmp_path / "large", "--strict"],
+    ):
+        _succeed(*command)
+        shown = capsys.readouterr().out
+        assert shown.count(note) == (2 if command[0] == "train" else 1), shown
+    (photos / "more.zip").write_bytes(b"PK")
+    assert "1 archive file among the images, not unpacked: more.zip" in refused(*_train(tmp_path / "other", *training))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a png", None])
-def test_unreadable_image(refused, photos: Path, tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("command", ["train", "prepare", "eval"])
+def test_unreadable_image(refused, photos: Path, tmp_path: Path, command: str, content: bytes | None) -> None:
+    """A set must be whole; `upscale` alone goes on."""
     file = photos / "image1.png"
     file.write_bytes(file.read_bytes()[:900] if content is None else content)
-    assert "image1.png" in refused(*_train(tmp_path / "run", "--train", photos))
+    arguments: dict[str, list[object]] = {
+        "train": _train(tmp_path / "run", "--train", photos),
+        "prepare": ["prepare", photos, "--scale", 2, "--out", tmp_path / "store"],
+        "eval": ["eval", _write_network(tmp_path / "w.safetensors"), "--data", photos],
+    }
+    assert "image1.png" in refused(*arguments[command])
 
 
 def test_16_bit_image(refused, photos: Path, tmp_path: Path) -> None:

@@ -106,36 +106,61 @@ def evaluate(
     "Enlarge images.",
     "eco-fast upscale photos --weights runs/eco --out large",
     "eco-fast upscale a.png b.jpg --weights rlfn_s_x4.pth --network rlfn-s --scale 4 --out large --tile 256 --compare",
+    "eco-fast upscale photos --weights runs/eco --out large --format jpg --skip-existing",
 )
 def upscale(
     images: Annotated[list[Path], paths("IMAGE", "Images, folders, or text files of paths.")],
     weights: Annotated[Path, path("--weights", "FILE", WEIGHTS)],
-    out: Annotated[Path, path("--out", "DIR", "Folder that takes NAME_x2.png and so on.")],
+    out: Annotated[Path, path("--out", "DIR", "Folder that takes NAME_x2.png and so on, in subfolders as they were.")],
     network: Network = None,
     scale: FileScale = None,
+    raw: Raw = False,
+    device: Device = "auto",
+    threads: Threads = None,
     precision: Precision = "fp32",
     tile: Tile = None,
     ensemble: Ensemble = False,
     compare: Annotated[
         bool, typer.Option("--compare", help="Write pictures of bicubic and the result side by side too.")
     ] = False,
+    kind: Annotated[
+        str,
+        choice("--format", "FORMAT", one_of("png", "jpg", "webp", "tiff"), "What is written: png, jpg, webp or tiff."),
+    ] = "png",
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out images whose file is there already.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first image that fails, instead of going on to the next.")
+    ] = False,
 ) -> None:
-    """Enlarge images with a network and write them as PNG."""
+    """Enlarge images with a network; what a file tells of its picture is kept.
+
+    Exit code 1: some images failed, each named in a line, and all others were made. 2: bad input, or --strict.
+    """
     from eco_fast.commands.upscale import upscale as run
 
-    run(
+    result = run(
         images,
         weights,
         out,
         network_name=network,
         scale=scale,
+        raw=raw,
+        device=device,
+        threads=threads,
         precision=precision,
         tile=tile,
         ensemble=ensemble,
         compare=compare,
+        kind=kind,
         force=force,
+        skip_existing=skip_existing,
+        strict=strict,
     )
+    if result.failed:
+        raise typer.Exit(1)
 
 
 @command(

@@ -12,7 +12,7 @@ from PIL import __version__ as pillow_version
 from torch.utils.dlpack import from_dlpack
 
 from eco_fast.data.dali import Dali, load_dali
-from eco_fast.data.header import Header, note_conversions, opened, png_chunks, too_deep, unreadable
+from eco_fast.data.header import Header, not_plain, note_conversions, opened, png_chunks, too_deep, unreadable
 from eco_fast.data.notes import Notes
 from eco_fast.data.pixels import Image
 from eco_fast.errors import UserError
@@ -107,7 +107,7 @@ class Decoder:
 
     def _rounded(self, path: Path, header: Header) -> Image:
         if not header.plain_16bit:
-            raise UserError(f"{path} is not unsigned 16-bit RGB or grey, interleaved; convert it to 8 bit")
+            raise not_plain(path)
         try:
             return to_8bit(self._run(path, deep=True))
         except RuntimeError as error:
@@ -139,12 +139,21 @@ class Decoder:
 def _by_pillow(path: Path, image: PIL.Image.Image, header: Header) -> Image:
     if header.deep:
         raise too_deep(path)
-    if header.format == "PNG":  # decoding alone looks neither at the checksums nor for the end
+    refuse_damaged(path, header)
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # a copy: PyTorch wants it writable
+
+
+def refuse_damaged(path: Path, header: Header) -> None:
+    """Look at what Pillow's decoding alone does not: the checksums of a PNG, and whether its end is there.
+
+    Raises:
+        OSError, SyntaxError: It is damaged.
+    """
+    if header.format == "PNG":
         with PIL.Image.open(path) as whole:
             whole.verify()
         if all(kind != b"IEND" for kind, _, _ in png_chunks(path)):
             raise OSError("truncated PNG file")
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # a copy: PyTorch wants it writable
 
 
 def to_8bit(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:

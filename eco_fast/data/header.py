@@ -24,7 +24,7 @@ _CONVERSIONS = {  # Pillow mode -> note
 }
 
 _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _TIFF_PLANAR, _TIFF_SAMPLE_FORMAT = 258, 262, 284, 339
-_EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION = 0x0112
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -54,7 +54,7 @@ def image_size(path: Path, notes: Notes | None = None) -> tuple[int, int]:
             if header.deep:
                 raise too_deep(path)
             note_conversions(header, path, notes)
-        lies = _exif(path, image).get(_EXIF_ORIENTATION, 1) >= 5
+        lies = exif_of(path, image).get(EXIF_ORIENTATION, 1) >= 5
         return (image.width, image.height) if lies else (image.height, image.width)
 
 
@@ -97,7 +97,7 @@ def header_of(image: Image.Image) -> Header:
     )
 
 
-def _exif(path: Path, image: Image.Image) -> Image.Exif:
+def exif_of(path: Path, image: Image.Image) -> Image.Exif:
     """What Pillow's `getexif` gives, which decodes a whole PNG to see whether something comes behind its pixels."""
     if image.format != "PNG" or "exif" in image.info or "Raw profile type exif" in image.info:
         return image.getexif()
@@ -151,6 +151,11 @@ def too_deep(path: Path) -> UserError:
     return UserError(
         f"{path} has more than 8 bits per channel; convert it to 8 bit, or prepare a store with --allow-16bit"
     )
+
+
+def not_plain(path: Path) -> UserError:
+    """What to raise for an image of more than 8 bits per channel of which these are not to be had."""
+    return UserError(f"{path} is not unsigned 16-bit RGB or grey, interleaved; convert it to 8 bit")
 
 
 def unreadable(path: Path, error: Exception) -> UserError:

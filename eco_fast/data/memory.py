@@ -1,6 +1,7 @@
 """What images take in memory, and what is free there."""
 
 import os
+import resource
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ def free_memory(device: torch.device | str) -> int:
     if torch.device(device).type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, and not in use
         return torch.cuda.mem_get_info(device)[0] + kept
-    return min(_available_ram(), _left_in_container())
+    return min(_available_ram(), _left_in_container(), _left_of_limit())
 
 
 def _available_ram() -> int:
@@ -41,3 +42,15 @@ def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
     if limit == "max":
         return 2**62
     return int(limit) - int(used) + int(statistics.get("inactive_file", 0))
+
+
+def _left_of_limit() -> int:
+    """What `ulimit -v` leaves of addresses; a huge number where there is no limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return 2**62
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return limit
+    return limit - pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,5 +1,6 @@
 """What was done to the user's images without being asked: counted while reading, said once."""
 
+import re
 import threading
 
 from eco_fast.errors import UserError
@@ -8,7 +9,7 @@ _NAMED = 3  # names per line
 
 
 class Notes:
-    """Counts of converted, cropped and left-out images, by kind. Safe to share between threads."""
+    """Counts of converted, cropped and left-out images and of other files, by kind. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -64,5 +65,5 @@ def first_names(names: list[str]) -> str:
 
 
 def _line(kind: str, names: list[str]) -> str:
-    worded = kind.replace("images", "image", 1) if len(names) == 1 else kind
+    worded = re.sub(r"\b(image|file)s\b", r"\1", kind, count=1) if len(names) == 1 else kind
     return f"{len(names)} {worded}: {first_names(names)}"

@@ -283,7 +283,7 @@ def _check_sources(path: Path, inputs: list[Path], entries: tuple[Entry, ...], n
             listing = folder.suffix.lower() == ".txt"  # and where the images were that it listed is not known
             present |= {source for source in known if listing or Path(source).is_relative_to(folder)}
             continue
-        present |= {str(file.resolve()) for file in find_images(hr_folder(folder))}
+        present |= {str(file.resolve()) for file in find_images(hr_folder(folder), notes)}
     changed = [name for name in sorted(present & known.keys()) if _has_changed(known[name])]
     faults = {"new": present - known.keys(), "gone": known.keys() - present, "changed": set(changed)}
     for word, names in faults.items():

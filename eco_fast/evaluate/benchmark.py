@@ -51,7 +51,7 @@ def load_benchmark(
     """
     path = Path(path)
     root = path / "HR" if (path / "HR").is_dir() else path
-    files = _by_name(find_images(root), root)
+    files = _by_name(find_images(root, notes), root)
     published = path / "LR_bicubic" / f"X{scale}"
     if lr_dir is None and root != path and published.is_dir():
         lr_dir = published

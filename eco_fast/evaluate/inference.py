@@ -1,31 +1,54 @@
-"""One image through a network, 8 bit in and 8 bit out, and the state a network is evaluated in."""
+"""One image through a network, as many bits out as in, and the state a network is evaluated in."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from eco_fast.data.memory import free_memory
 from eco_fast.errors import UserError
-from eco_fast.evaluate.tiles import SMALLEST_TILE, overlap_of, tile_that_fits, tiles
+from eco_fast.evaluate.tiles import SMALLEST_TILE, overlap_of, peak_bytes, tile_that_fits, tiles
 
 OnItem = Callable[[int, int], None]  # done, total
 Forward = Callable[[Tensor], Tensor]
+Depth = TypeVar("Depth", np.uint8, np.uint16)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_ALWAYS_FITS = 128 * 128  # LR pixels
+_PROBE = 48  # LR pixels a side
+_needs: "WeakKeyDictionary[nn.Module, dict[tuple[str, bool], Needs]]" = WeakKeyDictionary()
+
+
+class Needs(NamedTuple):
+    """What a network's inference takes."""
+
+    bytes_per_pixel: float  # of memory, per LR pixel
+    scale: int
+
+
+class Tiling(NamedTuple):
+    """How an image goes through a network."""
+
+    side: int | None  # of the tiles, LR pixels; None: as a whole
+    number: int  # of the tiles
+    free: int  # bytes of memory for the network's work; 0 where nothing was to be found out
 
 
 def super_resolve(
     network: nn.Module,
-    lr: NDArray[np.uint8],
+    lr: NDArray[Depth],
     *,
     precision: str = "fp32",
     device: torch.device | str | None = None,
     tile: int | None = None,
     ensemble: bool = False,
     progress: OnItem | None = None,
-) -> NDArray[np.uint8]:
+) -> NDArray[Depth]:
     """Super-resolve an image, or several of one size together, in evaluation mode and without gradients.
 
     The network's own mode is restored. An image goes through the network as a whole where memory allows it, else in
@@ -33,7 +56,7 @@ def super_resolve(
 
     Args:
         network: Maps float (1, 3, h, w) in [0, 1] to (1, 3, scale h, scale w).
-        lr: uint8 (h, w, 3), or (n, h, w, 3).
+        lr: uint8 or uint16 (h, w, 3), or (n, h, w, 3).
         precision: "fp32" (no autocast, no TF32), "bf16" or "fp16" (autocast).
         device: Where the network is; by default that of its first parameter.
         tile: Side of the tiles in LR pixels; None chooses.
@@ -41,31 +64,30 @@ def super_resolve(
         progress: Called with (tiles done, tiles).
 
     Returns:
-        uint8 (scale h, scale w, 3), or (n, scale h, scale w, 3): clamped and rounded half up.
+        (scale h, scale w, 3), or (n, scale h, scale w, 3), of the dtype of `lr`: clamped and rounded half up.
 
     Raises:
-        ValueError: `lr` is not uint8 (h, w, 3) or (n, h, w, 3), or the precision is unknown.
-        UserError: The output is not finite.
+        ValueError: `lr` is not uint8 or uint16 (h, w, 3) or (n, h, w, 3), or the precision is unknown.
+        UserError: The output is not finite, or memory does not suffice.
     """
-    if lr.dtype != np.uint8 or lr.ndim not in (3, 4) or lr.shape[-1] != 3:
-        raise ValueError(f"lr must be uint8 (h, w, 3), not {lr.dtype} {lr.shape}")
+    if lr.dtype not in (np.uint8, np.uint16) or lr.ndim not in (3, 4) or lr.shape[-1] != 3:
+        raise ValueError(f"lr must be uint8 or uint16 (h, w, 3), not {lr.dtype} {lr.shape}")
     if lr.ndim == 3:
         return super_resolve(
             network, lr[None], precision=precision, device=device, tile=tile, ensemble=ensemble, progress=progress
         )[0]
     device = device_of(network) if device is None else torch.device(device)
-    with evaluating(network, precision, device):
-        forward: Forward = (lambda x: _mean_of_eight(network, x)) if ensemble else network
+    with evaluating(network, precision, device), _finite(precision):
+        forward = _forward(network, ensemble)
         overlap = overlap_of(network)
-        side = tile or tile_that_fits(network, lr.shape[1], lr.shape[2], device)
+        side = plan_tiles(network, lr, precision=precision, device=device, tile=tile, ensemble=ensemble).side
         while True:
             try:
                 return _in_tiles(forward, lr, side, overlap, device, progress)
-            except torch.OutOfMemoryError:
-                pass  # the estimate was too low; what the exception holds is let go first
-            except FloatingPointError:
-                fix = "check its weights" if precision == "fp32" else f"check its weights, or leave {precision} out"
-                raise UserError(f"the network's output is not finite; {fix}") from None
+            except (RuntimeError, MemoryError) as error:
+                if not _is_full(error):
+                    raise
+                # The estimate was too low; what the exception holds is let go first.
             side = _smaller(side, lr)
 
 
@@ -81,24 +103,72 @@ def refuse_wrong_choices(precision: str, tile: int | None) -> None:
         raise UserError(f"--tile {tile} is no size; give LR pixels, or leave it out")
 
 
+def plan_tiles(
+    network: nn.Module,
+    lr: NDArray[Any],
+    *,
+    precision: str = "fp32",
+    device: torch.device | str | None = None,
+    tile: int | None = None,
+    ensemble: bool = False,
+) -> Tiling:
+    """How `super_resolve` would begin, with the same arguments, at this moment's free memory."""
+    height, width = lr.shape[-3:-1]
+    if tile is not None:
+        return _tiling(network, height, width, tile, 0)
+    if height * width <= _ALWAYS_FITS:
+        return Tiling(None, 1, 0)
+    device = device_of(network) if device is None else torch.device(device)
+    with evaluating(network, precision, device), _finite(precision):
+        needs = _measured(network, precision, device, ensemble)
+    free = free_memory(device)
+    if device.type == "cpu":  # where the result is kept too
+        free -= lr.nbytes * needs.scale**2
+    images = lr.size // (3 * height * width)
+    side = tile_that_fits(height, width, overlap_of(network), images * needs.bytes_per_pixel, free)
+    return _tiling(network, height, width, side, free)
+
+
+def _tiling(network: nn.Module, height: int, width: int, side: int | None, free: int) -> Tiling:
+    if side is None or side >= max(height, width):
+        return Tiling(None, 1, free)
+    return Tiling(side, len(list(tiles(height, width, side, overlap_of(network)))), free)
+
+
+def _measured(network: nn.Module, precision: str, device: torch.device, ensemble: bool) -> Needs:
+    """What inference takes, measured once on a small image."""
+    known = _needs.setdefault(network, {})
+    if (precision, ensemble) not in known:
+        forward = _forward(network, ensemble)
+        made: list[NDArray[np.uint8]] = []
+        small = np.zeros((1, _PROBE, _PROBE, 3), dtype=np.uint8)
+        peak = peak_bytes(lambda: made.append(_whole(forward, small, device)))
+        known[precision, ensemble] = Needs(peak / _PROBE**2, made[0].shape[1] // _PROBE)
+    return known[precision, ensemble]
+
+
+def _forward(network: nn.Module, ensemble: bool) -> Forward:
+    return (lambda x: _mean_of_eight(network, x)) if ensemble else network
+
+
 def _in_tiles(
     forward: Forward,
-    lr: NDArray[np.uint8],
+    lr: NDArray[Depth],
     side: int | None,
     overlap: int,
     device: torch.device,
     progress: OnItem | None,
-) -> NDArray[np.uint8]:
+) -> NDArray[Depth]:
     count, height, width, _ = lr.shape
     if side is None or side >= max(height, width):
         return _whole(forward, lr, device)
     parts = list(tiles(height, width, side, overlap))
-    sr: NDArray[np.uint8] | None = None
+    sr: NDArray[Depth] | None = None
     for done, part in enumerate(parts, start=1):
         window = _whole(forward, lr[:, part.top :, part.left :][:, : part.height, : part.width], device)
         scale = window.shape[1] // part.height
         if sr is None:
-            sr = np.empty((count, height * scale, width * scale, 3), dtype=np.uint8)
+            sr = np.empty((count, height * scale, width * scale, 3), dtype=lr.dtype)
         inner = window[:, part.inner_top * scale :, part.inner_left * scale :]
         target = sr[:, (part.top + part.inner_top) * scale :, (part.left + part.inner_left) * scale :]
         rows, columns = part.inner_height * scale, part.inner_width * scale
@@ -109,14 +179,16 @@ def _in_tiles(
     return sr
 
 
-def _whole(forward: Forward, lr: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
+def _whole(forward: Forward, lr: NDArray[Depth], device: torch.device) -> NDArray[Depth]:
+    peak, dtype = (255, torch.uint8) if lr.dtype == np.uint8 else (65535, torch.uint16)
     # HWC seen as NCHW is channels_last already: one copy to the device, one to float.
     pixels = torch.from_numpy(np.require(lr, requirements=["C", "W"])).to(device)
-    sr = forward(pixels.permute(0, 3, 1, 2).float().div_(255)).float()
-    if not torch.isfinite(sr).all():
+    sr = forward(pixels.permute(0, 3, 1, 2).float().div_(peak)).float()
+    if not torch.isfinite(torch.stack(torch.aminmax(sr))).all():
         raise FloatingPointError
-    rounded = sr.clamp(0, 1).mul_(255).add_(0.5).to(torch.uint8)
-    return rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    rounded = sr.clamp(0, 1).mul_(peak).add_(0.5).to(dtype)
+    pixels_out: NDArray[Depth] = rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels_out
 
 
 def _mean_of_eight(network: nn.Module, x: Tensor) -> Tensor:
@@ -132,16 +204,32 @@ def _mean_of_eight(network: nn.Module, x: Tensor) -> Tensor:
     return total.div_(8)
 
 
-def _smaller(side: int | None, lr: NDArray[np.uint8]) -> int:
+@contextmanager
+def _finite(precision: str) -> Iterator[None]:
+    """Say in one line that a network's output inside was not finite."""
+    try:
+        yield
+    except FloatingPointError:
+        fix = "check its weights" if precision == "fp32" else f"check its weights, or leave {precision} out"
+        raise UserError(f"the network's output is not finite; {fix}") from None
+
+
+def _is_full(error: RuntimeError | MemoryError) -> bool:
+    """Whether it says that memory is full; on a CPU PyTorch has no class of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _smaller(side: int | None, lr: NDArray[Any]) -> int:
     """Half the side of the tiles.
 
     Raises:
         UserError: They are as small as they get.
     """
-    torch.cuda.empty_cache()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     half = (max(lr.shape[1:3]) if side is None else side) // 2
     if half < SMALLEST_TILE:
-        raise UserError("out of memory with the smallest tiles; close what else runs on the device, or take a CPU")
+        raise UserError("out of memory with the smallest tiles; close other programs, or cut the image into parts")
     return half
 
 

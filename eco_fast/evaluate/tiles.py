@@ -5,23 +5,18 @@ whole image's part. Others, whose attention or pooling looks at the whole image,
 close and not equal; they see the whole image wherever it fits.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from weakref import finalize
 
-import torch
-from torch import Tensor, nn
-
-from eco_fast.data.memory import free_memory
+from torch import Tensor, UntypedStorage, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 UNKNOWN_RADIUS = 32  # LR pixels
 SMALLEST_TILE = 32  # LR pixels: smaller ones compute mostly what is thrown away
-_ALWAYS_FITS = 128 * 128  # LR pixels
-_PROBE = 32  # LR pixels a side
 _SHARE_OF_FREE = 0.8
-_LIVE = 3  # activations of the largest size that exist at one time: what a layer reads, writes, and works with
-
-_bytes_per_pixel: "WeakKeyDictionary[nn.Module, float]" = WeakKeyDictionary()
+_SCRATCH = 2  # times what tensors take: convolutions on CPUs work with copies of what they read and write
 
 
 class Tile(NamedTuple):
@@ -67,14 +62,12 @@ def _window(start: int, length: int, side: int, overlap: int) -> tuple[int, int]
     return min(max(start - overlap, 0), length - size), size
 
 
-def tile_that_fits(network: nn.Module, height: int, width: int, device: torch.device) -> int | None:
-    """The side of tiles for which memory is free on the device, None if the whole image fits. LR pixels."""
-    if height * width <= _ALWAYS_FITS:
-        return None
-    pixels = _SHARE_OF_FREE * free_memory(device) / bytes_per_pixel(network, device)
+def tile_that_fits(height: int, width: int, overlap: int, bytes_per_pixel: float, free: int) -> int | None:
+    """The side of tiles for which memory is free, None if the whole image fits. LR pixels, bytes."""
+    pixels = _SHARE_OF_FREE * max(free, 0) / bytes_per_pixel
     if height * width <= pixels:
         return None
-    return max(SMALLEST_TILE, int(pixels**0.5) - 2 * overlap_of(network))
+    return max(SMALLEST_TILE, int(pixels**0.5) - 2 * overlap)
 
 
 def overlap_of(network: nn.Module) -> int:
@@ -83,21 +76,40 @@ def overlap_of(network: nn.Module) -> int:
     return UNKNOWN_RADIUS if radius is None else radius
 
 
-def bytes_per_pixel(network: nn.Module, device: torch.device) -> float:
-    """Memory that inference takes per LR pixel, by the largest output of a layer; measured once, on a small image."""
-    if network not in _bytes_per_pixel:
-        largest = 0
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most memory that tensors made by some work take at one time, with what its operators need besides."""
+    with _Live() as live:
+        work()
+    return _SCRATCH * live.peak
 
-        def look(module: nn.Module, inputs: object, output: object) -> None:
-            nonlocal largest
-            if isinstance(output, Tensor):
-                largest = max(largest, output.numel() * output.element_size())
 
-        hooks = [module.register_forward_hook(look) for module in network.modules()]
-        try:
-            network(torch.zeros((1, 3, _PROBE, _PROBE), device=device))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        _bytes_per_pixel[network] = _LIVE * largest / _PROBE**2
-    return _bytes_per_pixel[network]
+class _Live(TorchDispatchMode):
+    """Adds up the memory of tensors that were made inside and are still held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._now = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        given = {
+            tensor.untyped_storage()._cdata for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)
+        }
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in given and storage._cdata not in self._sizes:
+                    self._sizes[storage._cdata] = storage.nbytes()
+                    self._now += storage.nbytes()
+                    finalize(storage, self._drop, storage._cdata)
+        self.peak = max(self.peak, self._now)
+        return output
+
+    def _drop(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)
+
+
+def _storages(tree: object) -> list[UntypedStorage]:
+    """What holds the tensors among arguments or results."""
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -244,9 +244,9 @@ def store_of(config: Config) -> Path:
     return named_store(config) or config.data.store or cache_folder(config)
 
 
-def training_files(config: Config) -> list[Path]:
+def training_files(config: Config, notes: Notes | None = None) -> list[Path]:
     """The original image files that the configuration names, each once."""
-    return unique(file for path in config.data.train for file in find_images(hr_folder(path)))
+    return unique(file for path in config.data.train for file in find_images(hr_folder(path), notes))
 
 
 def sizes_in_headers(files: Iterable[Path]) -> tuple[Tensor, Tensor]:
@@ -315,7 +315,7 @@ def _array_files(store: PreparedStore, entries: list[Entry], scale: int, teacher
 def _from_files(config: Config, notes: Notes) -> ImageFiles:
     """The original files, decoded while training."""
     data, scale = config.data, config.scale
-    files = training_files(config)
+    files = training_files(config, notes)
     own = None if data.train_lr is None else pair_files(files, data.train_lr, scale)
     kept, heights, widths = [], [], []
     for i, file in enumerate(files):

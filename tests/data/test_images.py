@@ -1,6 +1,8 @@
 """Finding and decoding images."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,66 @@ def test_folders_are_searched_in_a_fixed_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [str(p.relative_to(tmp_path)) for p in find_images(tmp_path)] == ["a.JPG", "b.png", "sub/c.tiff"]
+
+
+def test_other_files_are_counted_by_kind(tmp_path: Path) -> None:
+    for name in ("a.png", "README.md", "notes.txt", "LICENSE", "x.tar.gz", "b.jpg.part", "c.HEIC", "desktop.ini"):
+        (tmp_path / name).touch()
+    notes = Notes()
+    assert [p.name for p in find_images(tmp_path, notes)] == ["a.png"]
+    assert notes.lines() == [
+        "1 archive file among the images, not unpacked: x.tar.gz",
+        "1 half-copied file among the images, not read: b.jpg.part",
+        "3 other files among the images, passed over: LICENSE, README.md, notes.txt",
+        "1 picture file in a format that is not read: c.HEIC",
+    ]
+    with pytest.raises(UserError, match=r"x\.tar\.gz; .*b\.jpg\.part; .*c\.HEIC; fix") as strict:
+        notes.raise_if_any()
+    assert "README" not in str(strict.value)
+
+
+def test_faults_can_be_taken_instead_of_raised(tmp_path: Path) -> None:
+    for name in ("a.png", "c.heic", "README.md"):
+        (tmp_path / name).touch()
+    (tmp_path / "list.txt").write_text("a.png\ngone.png\nREADME.md\n")
+    (tmp_path / "notes.txt").write_text("remember\nthe milk\n")
+    faults: list[str] = []
+    notes = Notes()
+
+    def find(name: str) -> list[str]:
+        return [p.name for p in find_images(tmp_path / name, notes, lambda error: faults.append(str(error)))]
+
+    assert find("list.txt") == ["a.png"]
+    assert [line.split(" of ")[0] for line in faults] == ["line 2", "line 3"]
+    faults.clear()
+    assert find("notes.txt") == [] and find("README.md") == []
+    assert faults == [] and notes.lines() == ["2 other files among the images, passed over: README.md, notes.txt"]
+    assert find("") == ["a.png"]
+    assert faults == [f"{tmp_path / 'c.heic'} is of a format that is not read; convert it to PNG"]
+    with pytest.raises(UserError, match="does not exist"):
+        find("gone")
+
+
+def test_an_unreadable_folder_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read any folder: the refusal is made here."""
+    for name in ("a.png", "locked/b.png", "z/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    scan = os.scandir
+
+    def refusing(path: str) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    faults: list[UserError] = []
+    assert [p.name for p in find_images(tmp_path, on_fault=faults.append)] == ["a.png", "c.png"]
+    assert [str(error) for error in faults] == [
+        f"cannot read folder {tmp_path / 'locked'}: Permission denied; fix its permissions"
+    ]
+    with pytest.raises(UserError, match="cannot read folder"):
+        find_images(tmp_path)
 
 
 def test_a_list_keeps_its_order_and_is_relative_to_itself(tmp_path: Path) -> None:

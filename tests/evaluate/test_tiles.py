@@ -7,8 +7,8 @@ from torch import nn
 
 from eco_fast.errors import UserError
 from eco_fast.evaluate import inference, tiles
-from eco_fast.evaluate.inference import super_resolve
-from eco_fast.evaluate.tiles import bytes_per_pixel, receptive_radius, tile_that_fits
+from eco_fast.evaluate.inference import plan_tiles, super_resolve
+from eco_fast.evaluate.tiles import peak_bytes, receptive_radius, tile_that_fits
 from eco_fast.models import build
 
 
@@ -73,15 +73,44 @@ def test_the_radius_is_no_guess(scale: int) -> None:
     assert receptive_radius(build("rlfn-s", 2)) is None
 
 
-def test_the_tile_follows_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, cpu = build("edsr-tiny", 2, blocks=2, channels=8), torch.device("cpu")
-    each = bytes_per_pixel(network, cpu)
-    assert each == 3 * 3 * 4 * 4  # the picture: 4 times as many pixels of 3 channels, 4 bytes each, 3 alive
-    monkeypatch.setattr(tiles, "free_memory", lambda device: 1_000_000 * each / 0.8)
-    assert tile_that_fits(network, 1000, 1000, cpu) is None
-    assert tile_that_fits(network, 1000, 1001, cpu) == 1000 - 2 * receptive_radius(network)
-    monkeypatch.setattr(tiles, "free_memory", lambda device: 1000)
-    assert tile_that_fits(network, 1000, 1001, cpu) == 32
+def test_the_tile_follows_the_memory() -> None:
+    def side(height: int, width: int, free: int) -> int | None:
+        return tile_that_fits(height, width, overlap=12, bytes_per_pixel=100, free=free)
+
+    free = round(1_000_000 * 100 / 0.8)
+    assert side(1000, 1000, free) is None
+    assert side(1000, 1001, free) == 1000 - 2 * 12
+    assert side(1000, 1001, 1000) == side(1000, 1001, -1) == 32
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_what_tensors_take_is_measured(ensemble: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build("edsr-tiny", 2, blocks=2, channels=8)
+    lr = np.zeros((300, 200, 3), dtype=np.uint8)
+    plan = plan_tiles(network, lr, ensemble=ensemble)
+    assert (plan.side, plan.number) == (None, 1)
+    needs = inference._needs[network]["fp32", ensemble]
+    # At least, per LR pixel: the input, two layers of 8 channels, the picture in floats.
+    assert needs.scale == 2 and 4 * (3 + 2 * 8 + 12) < needs.bytes_per_pixel / 2 < 4 * (3 + 8 * 8 + 6 * 12)
+    monkeypatch.setattr(inference, "free_memory", lambda device: 10_000_000)
+    plan = plan_tiles(network, lr, ensemble=ensemble)
+    assert plan.free == 10_000_000 - 4 * lr.nbytes  # the result lies there too
+    assert plan.side is not None and plan.side < 200
+    assert plan.number == -(-300 // plan.side) * -(-200 // plan.side)
+    monkeypatch.setattr(inference, "free_memory", lambda device: pytest.fail("asked"))
+    assert plan_tiles(network, lr, tile=100).number == 6
+    assert plan_tiles(network, lr[:128, :128]).side is None  # of small images nothing is asked
+
+
+def test_tensors_that_are_let_go_do_not_count() -> None:
+    def work(hold: bool) -> None:
+        held = []
+        for _ in range(4):
+            held.append(torch.zeros(1000).add_(1)[10:])
+            if not hold:
+                held.clear()
+
+    assert peak_bytes(lambda: work(hold=True)) == 4 * peak_bytes(lambda: work(hold=False)) == 2 * 4 * 4000
 
 
 class Tight(nn.Module):
@@ -99,7 +128,7 @@ class Tight(nn.Module):
 
 
 def test_tiles_get_smaller_until_they_fit(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "tile_that_fits", lambda *_: None)
+    monkeypatch.setattr(inference, "_ALWAYS_FITS", 10**6)
     lr = rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)
     network = Tight(150)
     sr = super_resolve(network, lr, device="cpu")
