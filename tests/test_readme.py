@@ -32,7 +32,7 @@ def test_commands_are_found() -> None:
 
 def test_pictures_are_there() -> None:
     text = README.read_text(encoding="utf-8")
-    for picture in ("docs/chelsea.png", "benchmarks/results/reproduce/figure_5.png"):
+    for picture in ("docs/coffee.png", "docs/curves.png"):
         assert f"]({picture})" in text.partition("\n## ")[0], "on the first screen"
         assert (README.parent / picture).is_file()
 
