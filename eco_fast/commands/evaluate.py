@@ -110,7 +110,7 @@ def evaluate_networks(
         _warn_of_choice(name, path, data, display)
     networks = [(found, placed(network, place)) for found, network in loaded]
     total = sum(len(pairs[rank::size]) for found, _ in networks for pairs in sets[found.scale].values())
-    with display.count("evaluating") as count:
+    with display.count("images evaluated") as count:
         scorer = _Scorer(rank, size, total, count, precision=precision, tile=tile, ensemble=ensemble)
         for factor in scales:
             folder = pictures / f"x{factor}" if pictures and len(scales) > 1 else pictures
