@@ -21,6 +21,7 @@ from eco_fast.evaluate.inference import super_resolve
 from eco_fast.evaluate.run import evaluate
 from eco_fast.models import placed
 from eco_fast.train.batches import Batch
+from eco_fast.train.graph import Graphs, why_not
 from eco_fast.train.inputs import (
     fits,
     load_student,
@@ -30,16 +31,18 @@ from eco_fast.train.inputs import (
     store_of,
     training_files,
 )
-from eco_fast.train.lane import streams_of
+from eco_fast.train.lane import slot_of, streams_of
 from eco_fast.train.machine import AUTOCAST, configure, resolve
 from eco_fast.train.online import OnlineTeacher
 from eco_fast.train.speed import memory_mb
 from eco_fast.train.start import out_of_memory_named
 from eco_fast.train.teacher import load_teacher, settled_precision, teacher_identity
-from eco_fast.train.update import make_update
+from eco_fast.train.update import GraphedUpdate, Update, make_update
+from eco_fast.train.world import World
 from eco_fast.units import duration, size
 
-_WARM_UP, _MEASURED = 2, 3  # steps
+_WARM_UP = {False: 2, True: 5}  # steps; by whether CUDA graphs are used, which the fourth and fifth capture
+_MEASURED = 3  # steps
 _SIDE = {"cuda": 256, "cpu": 64}  # LR pixels of the image that a network is timed on: a GPU is slow on small ones
 
 
@@ -121,7 +124,7 @@ def try_run(config: Config, display: Display) -> Trial:
     cached = teacher is not None and online is None
     images, valid = training_images(config), validation_images(config)
     student = load_student(config, display)
-    seconds, peak = measure(config, student, online)
+    seconds, peak = measure(config, student, display, online)
     beside = " with the teacher's work" if online is not None else ""
     parts = [Part(config.run.steps * seconds, f"for {config.run.steps:,} steps of {duration(seconds)}{beside}")]
     if teacher is not None and cached:
@@ -214,36 +217,50 @@ def validation(config: Config, student: nn.Module, images: Images) -> Part:
     return Part(count * once, f"for {count:,} validations of {duration(once)}")
 
 
-def measure(config: Config, student: nn.Module, online: nn.Module | None = None) -> tuple[float, int | None]:
+def measure(
+    config: Config, student: nn.Module, display: Display, online: nn.Module | None = None
+) -> tuple[float, int | None]:
     """Seconds of a step on random patches, with the work of a teacher that runs online; the peak memory in bytes."""
     device, data = config.run.device, config.data
-    update = make_update(config.model_copy(update={"run": config.run.model_copy(update={"graph": False})}), student)
+    graphed = config.run.graphed and why_not(config, World()) is None
+    config = config.model_copy(update={"run": config.run.model_copy(update={"graph": graphed})})
+    update: Update = make_update(config, student)
+    if graphed:
+        update = GraphedUpdate(update, device, display.line)
     side = data.patch * config.scale
     images = torch.zeros((data.batch, 3, side, side), dtype=torch.uint8, device=device)
     x = torch.rand((data.batch, 3, data.patch, data.patch), device=device)
     batch = Batch(x.to(memory_format=torch.channels_last), images, images, torch.full((), 0.5, device=device))
-    teach = _online_work(config, online) if online is not None else lambda: None  # one after the other: at most so long
+    # One after the other: a run takes at most so long.
+    teach = _online_work(config, online, display) if online is not None else lambda step: None
     streams, seconds = streams_of(device), []
-    for step in range(_WARM_UP + _MEASURED):
+    for step in range(_WARM_UP[graphed] + _MEASURED):
         started = time.perf_counter()
-        teach()
+        teach(step)
         update.schedule(step)
         update(batch)
         streams.synchronize()
         seconds.append(time.perf_counter() - started)
     peak = memory_mb(device)
-    return statistics.median(seconds[_WARM_UP:]), None if peak is None else peak << 20
+    return statistics.median(seconds[-_MEASURED:]), None if peak is None else peak << 20
 
 
-def _online_work(config: Config, teacher: nn.Module) -> Callable[[], object]:
-    """What a teacher that runs online does for a batch."""
+def _online_work(config: Config, teacher: nn.Module, display: Display) -> Callable[[int], object]:
+    """What a teacher that runs online does for the batch of a step."""
     settings, data = config.teacher, config.data
     precision = AUTOCAST.get(settled_precision(settings.precision, teacher, config.run.device, []))
     rounded = settings.rounding == "8bit"
     makes = OnlineTeacher(teacher, precision=precision, rounded=rounded, compile_=config.run.compile)
     side = data.patch + 2 * settings.context
     windows = torch.zeros((data.batch, 3, side, side), dtype=torch.uint8, device=config.run.device)
-    return lambda: makes.centroids(windows.contiguous(memory_format=torch.channels_last))
+
+    def work() -> tuple[Tensor]:
+        return (makes.centroids(windows.contiguous(memory_format=torch.channels_last)),)
+
+    if not config.run.graphed:
+        return lambda step: work()
+    graphs = Graphs("the work of the teacher", config.run.device, display.line)
+    return lambda step: graphs(slot_of(step), "centroids", work)
 
 
 def _second_time(call: Callable[[], object]) -> float:

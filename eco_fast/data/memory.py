@@ -7,6 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+_FULL = (  # where PyTorch has no class of its own for it: on a CPU, and what CUDA and its libraries take by themselves
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED",
+)
+_NO_ENGINE = "unable to find an engine to execute this computation"
+
 
 def resident_bytes(heights: Tensor, widths: Tensor, scale: int, *, centroids: bool) -> int:
     """What `resident` keeps on the device: HR and LR, and as much again for centroids. Sizes in HR pixels `(N,)`."""
@@ -21,6 +29,19 @@ def free_memory(device: torch.device | str) -> int:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, and not in use
         return torch.cuda.mem_get_info(device)[0] + kept
     return min(_available_ram(), _left_in_container(), _left_of_limit())
+
+
+def is_full(error: Exception) -> bool:
+    """Whether it says that memory is full."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in _FULL)
+
+
+def may_be_full(error: Exception) -> bool:
+    """Whether it is what PyTorch says of a convolution that cuDNN cannot do.
+
+    That is so where there is no memory for its work space, and where cuDNN has no such convolution at all.
+    """
+    return _NO_ENGINE in str(error)
 
 
 def _available_ram() -> int:

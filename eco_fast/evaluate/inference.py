@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eco_fast.data.memory import free_memory
+from eco_fast.data.memory import free_memory, is_full, may_be_full
 from eco_fast.errors import UserError
 from eco_fast.evaluate.tiles import SMALLEST_TILE, overlap_of, peak_bytes, tile_that_fits, tiles
 
@@ -85,7 +85,7 @@ def super_resolve(
             try:
                 return _in_tiles(forward, lr, side, overlap, device, progress)
             except (RuntimeError, MemoryError) as error:
-                if not _is_full(error):
+                if not (is_full(error) or (may_be_full(error) and _half(side, lr) >= SMALLEST_TILE)):
                     raise
                 # The estimate was too low; what the exception holds is let go first.
             side = _smaller(side, lr)
@@ -214,11 +214,6 @@ def _finite(precision: str) -> Iterator[None]:
         raise UserError(f"the network's output is not finite; {fix}") from None
 
 
-def _is_full(error: RuntimeError | MemoryError) -> bool:
-    """Whether it says that memory is full; on a CPU PyTorch has no class of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
 def _smaller(side: int | None, lr: NDArray[Any]) -> int:
     """Half the side of the tiles.
 
@@ -227,10 +222,14 @@ def _smaller(side: int | None, lr: NDArray[Any]) -> int:
     """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    half = (max(lr.shape[1:3]) if side is None else side) // 2
+    half = _half(side, lr)
     if half < SMALLEST_TILE:
         raise UserError("out of memory with the smallest tiles; close other programs, or cut the image into parts")
     return half
+
+
+def _half(side: int | None, lr: NDArray[Any]) -> int:
+    return int(max(lr.shape[1:3]) if side is None else side) // 2
 
 
 def device_of(network: nn.Module) -> torch.device:

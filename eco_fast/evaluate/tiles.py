@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from weakref import finalize
 
-from torch import Tensor, UntypedStorage, nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -108,8 +108,3 @@ class _Live(TorchDispatchMode):
 
     def _drop(self, key: int) -> None:
         self._now -= self._sizes.pop(key)
-
-
-def _storages(tree: object) -> list[UntypedStorage]:
-    """What holds the tensors among arguments or results."""
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

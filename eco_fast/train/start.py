@@ -9,6 +9,7 @@ from torch import nn
 
 from eco_fast.config import FREE_BY_MACHINE, FREE_ON_RESUME, Config, differing_keys
 from eco_fast.console import plain_console
+from eco_fast.data.memory import is_full, may_be_full
 from eco_fast.display import Display
 from eco_fast.eco.objective import uses_alpha
 from eco_fast.errors import UserError
@@ -194,13 +195,12 @@ def out_of_memory_named(config: Config) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
-        if not full and "not enough memory" not in text:
+        what = "out of memory" if is_full(error) else "cuDNN cannot compute, most likely for lack of memory,"
+        if not (is_full(error) or may_be_full(error)):
             raise
         data = config.data
         raise UserError(
-            f"out of memory on {config.run.device} with data.batch={data.batch} and data.patch={data.patch}; lower one "
+            f"{what} on {config.run.device} with data.batch={data.batch} and data.patch={data.patch}; lower one "
             f"of them, or compute a batch in parts: --set optim.accumulate={2 * config.optim.accumulate}"
         ) from error
 

@@ -10,13 +10,16 @@ import torch
 from safetensors.torch import save_file
 
 from eco_fast.cli import main
-from eco_fast.commands.dry_run import Images, Part, Trial, memory_line, time_line
+from eco_fast.commands import dry_run
+from eco_fast.commands.dry_run import Images, Notes, Part, Trial, measure, memory_line, time_line
 from eco_fast.config import TeacherConfig, load_config
 from eco_fast.data.make_store import prepare
 from eco_fast.models import build
 from eco_fast.train import inputs
 from eco_fast.train.machine import resolve
-from eco_fast.train.teacher import load_teacher, store_teacher
+from eco_fast.train.teacher import freeze, load_teacher, store_teacher
+from eco_fast.train.update import Update, make_update
+from tests.train.test_graph import FakeCuda, graphs_on
 
 PAPER = {"eco-edsr": 3.2e-3, "eco-edsr-baseline": 8e-4, "eco-rcan": 1.6e-3}  # recipe -> learning rate
 
@@ -80,6 +83,26 @@ def test_a_teacher_takes_time_until_its_centroids_are_there(
 def test_an_online_teacher_is_part_of_the_step(teacher: Path, said: Callable[..., list[str]]) -> None:
     time = said("--mode", "eco", "--teacher", teacher, "--set", "teacher.mode=online")[1]
     assert "with the teacher's work" in time and "centroids" not in time
+
+
+@pytest.mark.parametrize("refused", [(), ("this update", "the work of the teacher")], ids=["captured", "refused"])
+def test_a_gpu_is_timed_with_the_graphs_of_a_run(monkeypatch: pytest.MonkeyPatch, refused: tuple[str, ...]) -> None:
+    """Without them the host may take several times as long; the steps that are measured replay."""
+    settings = ["run.device=cpu", "run.graph=true", "teacher.precision=fp32", *TINY[1::2]]
+    config = resolve(load_config("edsr-tiny", settings))
+    monkeypatch.setattr(dry_run, "why_not", lambda *_: None)
+    made: list[Update] = []
+    monkeypatch.setattr(dry_run, "make_update", lambda *given: made.append(make_update(*given)) or made[-1])
+    cuda = FakeCuda(lambda: [made[0].learners["student"]], refused)
+    notes = Notes()
+    with graphs_on(cuda):
+        seconds, _ = measure(config, build("edsr-tiny", 2), notes, freeze(build("edsr-tiny", 2)))
+    assert seconds > 0
+    # Of update and teacher: a capture for each of two slots, replayed at once, then three steps.
+    assert (cuda.captures, cuda.replays) == ((0, 0) if refused else (2 * 2, 2 * (2 + 3)))
+    assert [line.partition(" (")[0] for line in notes.lines] == [
+        f"no CUDA graph can hold {what}" for what in refused[::-1]
+    ]
 
 
 def test_memory_that_is_not_there_is_said_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,14 +116,15 @@ def test_tensors_that_are_let_go_do_not_count() -> None:
 class Tight(nn.Module):
     """Runs out of memory above a size, as a GPU would."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, error: RuntimeError | None = None) -> None:
         super().__init__()
         self.limit, self.seen = limit, []
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen.append(x.shape[-1])
         if x.shape[-1] > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return nn.functional.interpolate(x, scale_factor=2, mode="nearest")
 
 
@@ -136,6 +137,19 @@ def test_tiles_get_smaller_until_they_fit(rng: np.random.Generator, monkeypatch:
     np.testing.assert_array_equal(sr, lr.repeat(2, 0).repeat(2, 1))
     with pytest.raises(UserError, match="smallest tiles"):
         super_resolve(Tight(10), lr, device="cpu")
+
+
+def test_no_memory_for_the_work_space_of_a_convolution(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch gives cuDNN's other algorithms a trial then, and names no memory; where all tiles fail it is not that."""
+    monkeypatch.setattr(inference, "_ALWAYS_FITS", 10**6)
+    lr = rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    error = RuntimeError("GET was unable to find an engine to execute this computation")
+    sr = super_resolve(Tight(150, error), lr, device="cpu")
+    np.testing.assert_array_equal(sr, lr.repeat(2, 0).repeat(2, 1))
+    with pytest.raises(RuntimeError, match="unable to find an engine"):
+        super_resolve(Tight(10, error), lr, device="cpu")
 
 
 def test_progress_counts_tiles(rng: np.random.Generator) -> None:

@@ -29,6 +29,7 @@ from eco_fast.errors import UserError
 from eco_fast.models import build
 from eco_fast.models.weights import identity, save_weights
 from eco_fast.train import inputs
+from eco_fast.train import launch as launcher
 from eco_fast.train import world as module
 from eco_fast.train.peers import say_who_prepares
 from eco_fast.train.run_folder import Checkpoints
@@ -177,6 +178,20 @@ def test_processes_of_one_machine_fail_with_one_line(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: nowhere does not exist")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_launcher_is_quiet_and_patient(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A run that is stopped validates and saves first, which may take longer than torchrun waits."""
+    seen = []
+    monkeypatch.setattr(launcher, "elastic_launch", lambda config, command: lambda *rest: seen.append((config, rest)))
+    for name in ("OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+        monkeypatch.delenv(name)
+    assert launcher.launch(2, ["train", "a.toml"]) == 0
+    ((config, rest),) = seen
+    assert (config.nproc_per_node, config.shutdown_timeout, os.environ["OMP_NUM_THREADS"]) == (2, 600, "1")
+    assert rest[-3:] == ("eco_fast", "train", "a.toml")
+    assert capfd.readouterr() == ("", "")
 
 
 # --- without torchrun: one program that is forked, since most of the time above goes into starting
