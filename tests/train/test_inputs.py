@@ -84,7 +84,8 @@ class TestStoredInBf16:
         assert f"centroids in bf16, rounded to 8 bit; {store} holds them\n" in capsys.readouterr().out
 
     def test_another_precision_by_name(self, photos: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(UserError, match=r"no fp32 centroids .* eco-fast prepare DIR --scale 2 --teacher FILE --precision fp32 "):
+        advice = "eco-fast prepare DIR --scale 2 --teacher FILE --precision fp32 "
+        with pytest.raises(UserError, match=f"no fp32 centroids .* {advice}"):
             self.inputs(store, store, capsys, **{"teacher.precision": "fp32"})
         self.assert_uses(self.inputs(photos, store, capsys, **{"teacher.precision": "fp32"}), "fp32")
         assert "centroids in fp32, rounded to 8 bit\n" in capsys.readouterr().out
