@@ -34,9 +34,8 @@ from eco_fast.evaluate.metrics import GREY_PROTOCOL, PROTOCOL
 from eco_fast.evaluate.pictures import save_comparison
 from eco_fast.evaluate.published import published, scale_of
 from eco_fast.evaluate.run import Scores, evaluate
-from eco_fast.models import placed
+from eco_fast.models import architecture_of, parameters_of, placed
 from eco_fast.models.recognise import recognise, shapes_of
-from eco_fast.models.spandrel_networks import SpandrelNetwork
 from eco_fast.models.weights import load_network, read_header, weights_file
 from eco_fast.train.machine import usable_device, use_threads
 from eco_fast.train.run_folder import Checkpoints
@@ -155,7 +154,7 @@ def _load(
         name,
         network=header.get("model") or network_name or _recognised(network),
         scale=int(network.scale),  # type: ignore[arg-type]
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameters=parameters_of(network),
         file=file,
         step=int(header["step"]) if header.get("step", "").isdecimal() else None,
         weights={"ema.safetensors": "average", "weights.safetensors": "raw"}.get(file.name),
@@ -166,9 +165,8 @@ def _load(
 
 def _recognised(network: nn.Module) -> str:
     """What the network of a bare file is called."""
-    if isinstance(network, SpandrelNetwork):
-        return network.architecture.lower()
-    return next((name for name, _ in recognise(shapes_of(network.state_dict()))), type(network).__name__.lower())
+    known = recognise(shapes_of(network.state_dict()))
+    return known[0][0] if known else architecture_of(network).lower()
 
 
 def _load_sets(

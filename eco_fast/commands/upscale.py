@@ -23,7 +23,7 @@ from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import Tiling, plan_tiles, refuse_wrong_choices, super_resolve
 from eco_fast.evaluate.pictures import save_comparison
 from eco_fast.files import opened_atomically, writing
-from eco_fast.models import placed
+from eco_fast.models import architecture_of, placed
 from eco_fast.models.weights import load_network
 from eco_fast.stop import stop_signal
 from eco_fast.train.machine import usable_device, use_threads
@@ -171,7 +171,7 @@ class _Work:
             grey = photo.pixels.shape[2] == 1
             lr = photo.pixels.repeat(3, axis=2) if grey else photo.pixels
             sr = self._super_resolved(file, lr, status)
-            bicubic = bicubic_upsample(_8bit(lr), self.factor) if self.compare else None
+            bicubic = bicubic_upsample(to_8bit(lr), self.factor) if self.compare else None
             alpha = None if photo.alpha is None else bicubic_upsample(photo.alpha, self.factor)
         except MemoryError:
             raise UserError(f"memory does not suffice for {file}; close other programs, or cut it into parts") from None
@@ -206,9 +206,8 @@ class _Work:
             with opened_atomically(target) as file:
                 encode(photo, self.kind, file)
         if bicubic is not None:
-            sr = _8bit(photo.pixels)
-            name = str(getattr(self.network, "architecture", type(self.network).__name__))
-            panels = [("bicubic", bicubic), (name, sr.repeat(3, axis=2) if sr.shape[2] == 1 else sr)]
+            sr = np.broadcast_to(to_8bit(photo.pixels), bicubic.shape)  # grey has one channel
+            panels = [("bicubic", bicubic), (architecture_of(self.network), sr)]
             save_comparison(_comparison(target), panels, figures=False)
 
 
@@ -257,10 +256,6 @@ def _luma(rgb: Pixels) -> Pixels:
     for top in range(0, len(rgb), _BAND):
         grey[top : top + _BAND, :, 0] = (rgb[top : top + _BAND] @ _LUMA + 500) // 1000
     return grey
-
-
-def _8bit(image: Pixels) -> NDArray[np.uint8]:
-    return to_8bit(image) if image.dtype == np.uint16 else image
 
 
 def _of_tiles(file: Path, lr: Pixels, plan: Tiling, seconds: float, asked: int | None) -> str:

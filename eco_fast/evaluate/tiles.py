@@ -93,16 +93,13 @@ class _Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        given = {
-            tensor.untyped_storage()._cdata for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)
-        }
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in given and storage._cdata not in self._sizes:
-                    self._sizes[storage._cdata] = storage.nbytes()
-                    self._now += storage.nbytes()
-                    finalize(storage, self._drop, storage._cdata)
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(output):
+            key = storage._cdata
+            if key not in given and key not in self._sizes:
+                self._sizes[key] = storage.nbytes()
+                self._now += storage.nbytes()
+                finalize(storage, self._drop, key)
         self.peak = max(self.peak, self._now)
         return output
 
