@@ -24,7 +24,8 @@ from eco_fast.train.machine import missing_tool
 from eco_fast.train.start import train
 
 OPTIONS = {"blocks": 1, "channels": 8}
-STEPS = 30
+STEPS = 15  # all phases of alpha are in them
+LONG = 30  # with two validations and checkpoints on the way
 Plain = Callable[..., dict[str, Tensor]]
 
 
@@ -125,7 +126,7 @@ def test_compiled(photos: Path, tmp_path: Path) -> None:
     plain = weights(photos, tmp_path / "plain", mode="vanilla", run__compile="off")
     torch._dynamo.reset()
     counters.clear()
-    settings = {"run__compile": "default", "data__valid": photos, "run__valid_every": 10}
+    settings = {"run__compile": "default", "data__valid": photos, "run__valid_every": 5}
     other = weights(photos, tmp_path / "other", mode="vanilla", **settings)
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
     assert relative(other, plain) <= 1e-3
@@ -141,7 +142,7 @@ def torchrun(processes: int, photos: Path, teacher: Path, out: Path, *extra: str
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "eco_fast", "train", "edsr-tiny"]
     settings = flags(photos, out, mode="eco", teacher__file=str(teacher), data__valid=str(photos))
-    settings |= {"run.checkpoint_every": 10, "run.valid_every": 10}
+    settings |= {"run.steps": LONG, "run.checkpoint_every": 10, "run.valid_every": 10}
     for key, value in settings.items():
         command += ["--set", f"{key}={json.dumps(value) if not isinstance(value, dict) else toml(value)}"]
     return [*command, *extra]
@@ -160,7 +161,7 @@ def environment() -> dict[str, str]:
 @pytest.mark.slow
 def test_two_processes_then_one(photos: Path, tmp_path: Path, teacher: Path, environment: dict[str, str]) -> None:
     """The leader alone writes; validation is shared; what two have saved, one goes on with."""
-    plain = weights(photos, tmp_path / "plain", mode="eco", teacher__file=teacher)
+    plain = weights(photos, tmp_path / "plain", mode="eco", teacher__file=teacher, run__steps=LONG)
     command = torchrun(2, photos, teacher, tmp_path / "two")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -190,7 +191,8 @@ def test_two_processes_then_one(photos: Path, tmp_path: Path, teacher: Path, env
 def test_two_processes_with_an_online_teacher(
     photos: Path, tmp_path: Path, teacher: Path, environment: dict[str, str], source: str
 ) -> None:
-    plain = weights(photos, tmp_path / "plain", mode="eco", teacher__file=teacher, teacher__mode="online")
+    online = {"mode": "eco", "teacher__file": teacher, "teacher__mode": "online", "run__steps": LONG}
+    plain = weights(photos, tmp_path / "plain", **online)
     settings = ("--set", "teacher.mode=online", "--set", f"data.source={source}")
     command = torchrun(2, photos, teacher, tmp_path / "two", *settings)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
@@ -213,7 +215,7 @@ def test_one_process_told_to_stop_stops_all(
     os.kill(int(workers[-1]), signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert said.count("go on with --resume") == 2, said
+    assert said.count("go on with --resume") == 1, said  # by the first process, for all
     assert len(list((out / "checkpoints").glob("step-*"))) >= 1
 
 
