@@ -4,13 +4,13 @@ import csv
 import io
 import os
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from eco_fast.commands.doctor import processor
+from eco_fast.extras import version
 from eco_fast.measured import marked
 
 Record = Callable[..., None]
@@ -78,10 +78,7 @@ def environment(*packages: str, quick: bool = False) -> dict[str, object]:
 
 def version_of(package: str) -> str:
     """The version of a package, "none" where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
+    return version(package) or "none"
 
 
 def _number(value: object) -> object:

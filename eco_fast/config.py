@@ -1,6 +1,5 @@
 """The one typed configuration: a TOML recipe, `--set key=value` and the everyday flags become a frozen `Config`."""
 
-import difflib
 import json
 import re
 import tomllib
@@ -20,9 +19,9 @@ from pydantic import (
     PositiveInt,
 )
 from pydantic import ValidationError as PydanticError
-from pydantic_core import ErrorDetails
 
 from eco_fast.errors import UserError
+from eco_fast.faults import acceptable, key_of, meant, suggestion
 
 Mode = Literal["vanilla", "kd", "eco-centroid", "eco", "alpha-sample"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -278,7 +277,7 @@ def load_config(
         if not equals:
             raise UserError(f"--set {setting} has no value; write --set {setting}=VALUE")
         if not _may_be_set(key):
-            raise UserError(f"--set {setting}: there is no key {key}; {_suggestion(key)}")
+            raise UserError(f"--set {setting}: there is no key {key}; {suggestion(key, _valid_keys())}")
         _put(document, key, _toml_value(value))
         typed[key] = f"--set {setting}"
     for key, value in (flags or {}).items():
@@ -308,13 +307,14 @@ def parse_config(document: Mapping[str, Any], source: str, typed: Mapping[str, s
         return Config.model_validate(document)
     except PydanticError as error:
         faults = error.errors()
-    key, fault = _key(faults[0]), faults[0]
+    keys, fault = _valid_keys(), faults[0]
+    key = key_of(fault, keys)
     names = [name for name in typed or {} if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")]
     where = typed[names[-1]] if typed and names else f"{key} = {json.dumps(fault['input'], default=str)} in {source}"
     if fault["type"] == "extra_forbidden":
-        raise UserError(f"{where}: there is no key {key}; {_suggestion(key)}")
-    ways = dict.fromkeys(_acceptable(each) for each in faults if _key(each) == key)
-    raise UserError(f"{where}: take {' or '.join(ways)}{_meant(fault)}")
+        raise UserError(f"{where}: there is no key {key}; {suggestion(key, keys)}")
+    ways = dict.fromkeys(acceptable(each) for each in faults if key_of(each, keys) == key)
+    raise UserError(f"{where}: take {' or '.join(ways)}{meant(fault)}")
 
 
 def recipe_names() -> list[str]:
@@ -414,63 +414,3 @@ def _may_be_set(key: str) -> bool:
         f"{valid}.".startswith(f"{key}.") or (valid.endswith(".options") and key.startswith(f"{valid}."))
         for valid in _valid_keys()
     )
-
-
-def _key(fault: ErrorDetails) -> str:
-    """The key that a fault belongs to, without what pydantic adds for items of lists and branches of unions."""
-    parts = [str(part) for part in fault["loc"]]
-    names = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
-    return next((name for name in names if name in _valid_keys()), ".".join(parts))
-
-
-_ACCEPTABLE = {  # pydantic's name of a fault -> what would be right
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than": "a number below {lt:g}",
-    "less_than_equal": "at most {le:g}",
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_parsing": "true (on) or false (off)",
-    "bool_type": "true (on) or false (off)",
-    "string_type": "a name",
-    "path_type": "a path",
-    "list_type": "a list",
-    "tuple_type": "two numbers, such as [0.9, 0.99]",
-    "missing": "two numbers, such as [0.9, 0.99]",  # keys have defaults: only a pair of numbers can miss one
-    "too_long": "two numbers, such as [0.9, 0.99]",
-    "dict_type": "a table, such as {{blocks = 4}}",
-    "model_type": "a table of keys",
-}
-
-
-def _acceptable(fault: ErrorDetails) -> str:
-    """What would be right in the place of a wrong value."""
-    if fault["type"] == "literal_error":
-        names = _names(fault)
-        return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
-    known = _ACCEPTABLE.get(fault["type"])
-    return known.format(**fault.get("ctx", {})) if known else f"another value ({fault['msg']})"
-
-
-def _names(fault: ErrorDetails) -> list[str]:
-    """Those of which a value has to be one: pydantic has them as `'a', 'b' or 'c'`."""
-    return fault["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-
-
-def _meant(fault: ErrorDetails) -> str:
-    names = _names(fault) if fault["type"] == "literal_error" else []
-    near = difflib.get_close_matches(str(fault["input"]), names, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _suggestion(key: str) -> str:
-    valid = _valid_keys()
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    if not near:  # a key without its section, or in a wrong one
-        last = difflib.get_close_matches(key.rpartition(".")[2], [name.rpartition(".")[2] for name in valid], n=1)
-        near = [name for name in valid if last and name.rpartition(".")[2] == last[0]]
-    return f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(valid)}"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from eco_fast.cli import main
 from eco_fast.models.spandrel_networks import library
 
 
@@ -40,6 +41,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""
     return np.random.default_rng(0)
+
+
+def exit_code(*arguments: object) -> int:
+    """That of the command line."""
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    return int(end.value.code or 0)
 
 
 def make_image(height: int, width: int, seed: int) -> np.ndarray:

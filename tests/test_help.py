@@ -54,11 +54,16 @@ def watched(*arguments: str, **environment: str) -> str:
     return result.stdout
 
 
-def complete(words: str, shell: str = "bash") -> str:
-    """What the shell is told."""
+def asking(words: str, shell: str) -> dict[str, str]:
+    """The environment in which a shell asks how to go on after these words."""
     asked = {"_ECO_FAST_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": words}
     asked |= {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
-    return watched(**asked, _TYPER_COMPLETE_FISH_ACTION="get-args")
+    return asked | {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+
+
+def complete(words: str, shell: str = "bash") -> str:
+    """What the shell is told."""
+    return watched(**asking(words, shell))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -125,25 +130,34 @@ def test_help_is_printed_without_loading_torch(arguments: list[str]) -> None:
     watched(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("eco-fast tr", {"train"}),
-        ("eco-fast bench ", {"kernels", "data", "step", "evaluate", "all"}),
-        ("eco-fast train eco-e", {"eco-edsr", "eco-edsr-baseline"}),
-        ("eco-fast recipes eco-e", {"eco-edsr", "eco-edsr-baseline"}),
-        ("eco-fast train eco-edsr --mode eco", {"eco", "eco-centroid"}),
-        ("eco-fast train eco-edsr --scale ", {"2", "3", "4"}),
-        ("eco-fast eval x --precision ", set(PRECISIONS)),
-        ("eco-fast eval x --reference ", set(published_names())),
-        ("eco-fast eval x --network ", {*network_names(), *spandrel_networks.names()}),
-        ("eco-fast doctor --gpu-proof --only loops,step-t", {"loops,step-tiny"}),
-        ("eco-fast eval runs/", set()),  # files are the shell's
-        ("eco-fast train ../[", set()),
-    ],
-)
-def test_completion(words: str, expected: set[str]) -> None:
-    assert set(complete(words).split()) == expected
+COMPLETED = {
+    "eco-fast tr": {"train"},
+    "eco-fast bench ": {"kernels", "data", "step", "evaluate", "all"},
+    "eco-fast train eco-e": {"eco-edsr", "eco-edsr-baseline"},
+    "eco-fast recipes eco-e": {"eco-edsr", "eco-edsr-baseline"},
+    "eco-fast train eco-edsr --mode eco": {"eco", "eco-centroid"},
+    "eco-fast train eco-edsr --scale ": {"2", "3", "4"},
+    "eco-fast eval x --precision ": set(PRECISIONS),
+    "eco-fast eval x --reference ": set(published_names()),
+    "eco-fast eval x --network ": {*network_names(), *spandrel_networks.names()},
+    "eco-fast doctor --gpu-proof --only loops,step-t": {"loops,step-tiny"},
+    "eco-fast eval runs/": set(),  # files are the shell's
+    "eco-fast train ../[": set(),
+}
+
+
+def test_completion(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, expected in COMPLETED.items():
+        for name, value in asking(words, "bash").items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit):
+            main([])
+        assert set(capsys.readouterr().out.split()) == expected, words
+
+
+@pytest.mark.parametrize("words", ["train x --mode ", "eval x --reference ", "eval x --network ", "doctor --only "])
+def test_nothing_heavy_is_loaded_to_complete(words: str) -> None:
+    assert complete(f"eco-fast {words}").split()
 
 
 def test_recipes_are_completed_with_files_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

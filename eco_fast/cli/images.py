@@ -171,7 +171,7 @@ def upscale(
     "eco-fast export runs/eco --format onnx --half --licence CC-BY-4.0",
 )
 def export(
-    checkpoint: Annotated[Path, paths("WEIGHTS", WEIGHTS)],
+    weights: Annotated[Path, paths("WEIGHTS", WEIGHTS)],
     kind: Annotated[
         str,
         choice(
@@ -201,4 +201,4 @@ def export(
     """Write the weights of a run in a format that other programs read."""
     from eco_fast.commands.export import export as run
 
-    run(checkpoint, kind, out, raw=raw, half=half, licence=licence, force=force)
+    run(weights, kind, out, raw=raw, half=half, licence=licence, force=force)

@@ -28,6 +28,7 @@ from eco_fast.evaluate.metrics import PROTOCOL
 from eco_fast.evaluate.pictures import save_comparison, save_curves
 from eco_fast.evaluate.run import Scores, evaluate
 from eco_fast.extras import install
+from eco_fast.models import parameters_of
 from eco_fast.models.weights import load_network
 from eco_fast.train.start import train
 from eco_fast.units import clock
@@ -159,16 +160,12 @@ def _columns(bicubic: Scores, methods: Mapping[str, Method]) -> dict[str, list[s
     """The table's columns: a cell for bicubic, then one for each method."""
     goal = statistics.fmean(method_psnr(methods["vanilla"]))
     return {
-        "parameters": ["", *(f"{_parameters(method):,}" for method in methods.values())],
+        "parameters": ["", *(f"{parameters_of(method.networks[0]):,}" for method in methods.values())],
         "steps": ["", *(f"{method.steps:,}" for method in methods.values())],
         "PSNR-Y dB\n(lowest to highest)": [f"{bicubic.psnr_y:.3f}", *map(_figures, methods.values())],
         "SSIM-Y": [f"{bicubic.ssim_y:.4f}", *(f"{_mean_ssim(method):.4f}" for method in methods.values())],
         f"{goal:.3f} dB\nat step": ["", *(_reached(method, goal) for method in methods.values())],
     }
-
-
-def _parameters(method: Method) -> int:
-    return sum(parameter.numel() for parameter in method.networks[0].parameters())
 
 
 def _figures(method: Method) -> str:

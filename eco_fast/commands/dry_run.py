@@ -19,7 +19,7 @@ from eco_fast.eco.objective import needs_teacher
 from eco_fast.evaluate.benchmark import Pair
 from eco_fast.evaluate.inference import super_resolve
 from eco_fast.evaluate.run import evaluate
-from eco_fast.models import placed
+from eco_fast.models import parameters_of, placed
 from eco_fast.train.batches import Batch
 from eco_fast.train.graph import Graphs, why_not
 from eco_fast.train.inputs import (
@@ -46,7 +46,7 @@ _MEASURED = 3  # steps
 _SIDE = {"cuda": 256, "cpu": 64}  # LR pixels of the image that a network is timed on: a GPU is slow on small ones
 
 
-class Images(NamedTuple):
+class Sizes(NamedTuple):
     """The sizes of images in HR pixels, each `(N,)`."""
 
     heights: Tensor
@@ -57,7 +57,7 @@ class Images(NamedTuple):
         return int(((self.heights // scale) * (self.widths // scale)).sum())
 
 
-class Part(NamedTuple):
+class Work(NamedTuple):
     """Something that a run takes time for."""
 
     seconds: float
@@ -68,13 +68,13 @@ class Trial(NamedTuple):
     """What a few steps have shown."""
 
     parameters: int  # that are trained
-    images: Images | None  # for training; None where none are named
+    images: Sizes | None  # for training; None where none are named
     centroids: bool  # of these images are stored and read
-    parts: list[Part]
+    parts: list[Work]
     peak: int | None  # bytes at the peak of a step; None where the system does not tell
 
 
-class Notes(Display):
+class KeptLines(Display):
     """Keeps lines for later."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ def describe_run(config: Config, display: Display | None = None) -> None:
     Raises:
         UserError: As `train` would for the same configuration: images or weights are missing, memory is full.
     """
-    display, notes = display or Display(), Notes()
+    display, notes = display or Display(), KeptLines()
     config = resolve(config)
     configure(config.run)
     free = free_memory(config.run.device)
@@ -126,13 +126,12 @@ def try_run(config: Config, display: Display) -> Trial:
     student = load_student(config, display)
     seconds, peak = measure(config, student, display, online)
     beside = " with the teacher's work" if online is not None else ""
-    parts = [Part(config.run.steps * seconds, f"for {config.run.steps:,} steps of {duration(seconds)}{beside}")]
+    parts = [Work(config.run.steps * seconds, f"for {config.run.steps:,} steps of {duration(seconds)}{beside}")]
     if teacher is not None and cached:
         parts.append(centroids(config, teacher, images))
     if valid is not None:
         parts.append(validation(config, student, valid))
-    parameters = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    return Trial(parameters, images, cached, parts, peak)
+    return Trial(parameters_of(student, trained=True), images, cached, parts, peak)
 
 
 def run_line(config: Config, trial: Trial) -> str:
@@ -146,7 +145,7 @@ def run_line(config: Config, trial: Trial) -> str:
     )
 
 
-def time_line(parts: list[Part]) -> str:
+def time_line(parts: list[Work]) -> str:
     """The whole time of a run, its parts, and when it would end."""
     total = sum(part.seconds for part in parts)
     end = datetime.now() + timedelta(seconds=total)
@@ -174,47 +173,46 @@ def memory_line(config: Config, trial: Trial, free: int) -> str:
     return f"memory: {', '.join(parts)}; {size(free)} free on the {config.run.device}: {verdict}"
 
 
-def training_images(config: Config) -> Images | None:
+def training_images(config: Config) -> Sizes | None:
     """The sizes of the training images; None where none are named."""
     if not config.data.train:
         return None
     store = named_store(config)
     if store is not None:
-        return Images(*sizes(list(read_entries(store))))  # to check it would leave a file there
-    return Images(*sizes_in_headers(training_files(config)))
+        return Sizes(*sizes(list(read_entries(store))))  # to check it would leave a file there
+    return Sizes(*sizes_in_headers(training_files(config)))
 
 
-def validation_images(config: Config) -> Images | None:
+def validation_images(config: Config) -> Sizes | None:
     """The sizes of the images of all validation sets; None where there is no set."""
     files = [file for path in config.data.valid for file in find_images(hr_folder(path))]
-    return Images(*sizes_in_headers(files)) if files else None
+    return Sizes(*sizes_in_headers(files)) if files else None
 
 
-def centroids(config: Config, teacher: nn.Module, images: Images | None) -> Part:
+def centroids(config: Config, teacher: nn.Module, images: Sizes | None) -> Work:
     """The time in which the centroids of all training images are made before the first step."""
     if images is None:
-        return Part(0.0, "centroids not counted: no training images are named")
+        return Work(0.0, "centroids not counted: no training images are named")
     device, store = config.run.device, store_of(config)
     stored = stored_teachers(store, config.scale)
     precision = settled_precision(config.teacher.precision, teacher, device, stored)
     if teacher_identity(teacher, precision) in stored:
-        return Part(0.0, f"centroids are in {store}")
+        return Work(0.0, f"centroids are in {store}")
     side = _SIDE[device]
     lr = np.full((side, side, 3), 128, dtype=np.uint8)
     seconds = _second_time(lambda: super_resolve(teacher, lr, precision=precision, device=device))
-    return Part(seconds / side**2 * images.lr_pixels(config.scale), f"for centroids of {len(images.heights):,} images")
+    return Work(seconds / side**2 * images.lr_pixels(config.scale), f"for centroids of {len(images.heights):,} images")
 
 
-def validation(config: Config, student: nn.Module, images: Images) -> Part:
+def validation(config: Config, student: nn.Module, images: Sizes) -> Work:
     """The time of all validations of a run: before the first step, every `run.valid_every`, after the last."""
     run, side = config.run, _SIDE[config.run.device]
     hr, lr = (np.full((k * side, k * side, 3), 128, dtype=np.uint8) for k in (config.scale, 1))
     pair = Pair("invented", hr, lr)
-    precision = "bf16" if run.valid_precision == "bf16" else "fp32"
-    seconds = _second_time(lambda: evaluate(student, [pair], config.scale, ssim=False, precision=precision))
+    seconds = _second_time(lambda: evaluate(student, [pair], config.scale, ssim=False, precision=run.valid_precision))
     count = 1 + -(-run.steps // run.valid_every)
     once = seconds / side**2 * images.lr_pixels(config.scale)
-    return Part(count * once, f"for {count:,} validations of {duration(once)}")
+    return Work(count * once, f"for {count:,} validations of {duration(once)}")
 
 
 def measure(

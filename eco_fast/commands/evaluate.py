@@ -1,8 +1,6 @@
 """`eco-fast eval`: networks on data sets, with bicubic for comparison."""
 
 import atexit
-import gc
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
@@ -34,12 +31,12 @@ from eco_fast.evaluate.metrics import GREY_PROTOCOL, PROTOCOL
 from eco_fast.evaluate.pictures import save_comparison
 from eco_fast.evaluate.published import published, scale_of
 from eco_fast.evaluate.run import Scores, evaluate
-from eco_fast.models import placed
+from eco_fast.models import architecture_of, parameters_of, placed
 from eco_fast.models.recognise import recognise, shapes_of
-from eco_fast.models.spandrel_networks import SpandrelNetwork
 from eco_fast.models.weights import load_network, read_header, weights_file
 from eco_fast.train.machine import usable_device, use_threads
 from eco_fast.train.run_folder import Checkpoints
+from eco_fast.train.world import World, join_world, leave_world
 
 _TOGETHER = 16  # images that go through all networks before the next ones: a picture needs what all made of it
 
@@ -95,11 +92,12 @@ def evaluate_networks(
     row = None if reference is None else (reference, published(reference))
     files = labels(weights)
     use_threads(threads)
-    rank, size = _processes()
-    display = Display(plain_console(quiet=rank > 0))
+    world = join_world()
+    atexit.register(leave_world)
+    display = Display(plain_console(quiet=not world.leads))
     place = usable_device(device)
     if place == "cuda":
-        place = f"cuda:{rank % torch.cuda.device_count()}"
+        place = f"cuda:{world.rank % torch.cuda.device_count()}"
     loaded = [_load(name, path, network_name, scale, raw=raw) for name, path in files.items()]
     scales = list(dict.fromkeys(found.scale for found, _ in loaded))
     _refuse_other_scales(scales, data, lr_dir, reference)
@@ -109,28 +107,22 @@ def evaluate_networks(
     for name, path in files.items():
         _warn_of_choice(name, path, data, display)
     networks = [(found, placed(network, place)) for found, network in loaded]
-    total = sum(len(pairs[rank::size]) for found, _ in networks for pairs in sets[found.scale].values())
+    total = sum(len(world.part(pairs)) for found, _ in networks for pairs in sets[found.scale].values())
     with display.count("images evaluated") as count:
-        scorer = _Scorer(rank, size, total, count, precision=precision, tile=tile, ensemble=ensemble)
+        scorer = _Scorer(world, total, count, precision=precision, tile=tile, ensemble=ensemble)
         for factor in scales:
             folder = pictures / f"x{factor}" if pictures and len(scales) > 1 else pictures
-            scorer.score(
-                [(found, network) for found, network in networks if found.scale == factor], sets[factor], folder
-            )
+            scorer.score([each for each in networks if each[0].scale == factor], sets[factor], folder)
     results = [found for found, _ in loaded]
-    protocol = GREY_PROTOCOL if grey_values else PROTOCOL
+    how: dict[str, Any] = {"precision": precision, "ensemble": ensemble}
+    how["protocol"] = GREY_PROTOCOL if grey_values else PROTOCOL
     for factor in scales:
-        print_scores(
-            [found for found in results if found.scale == factor],
-            precision=precision,
-            ensemble=ensemble,
-            published=row if reference and scale_of(reference) == factor else None,
-            protocol=protocol,
-            console=display.console,
-        )
-    if json_file is not None and rank == 0:
-        write_document(json_file, document(results, precision=precision, ensemble=ensemble, protocol=protocol))
-    if csv_file is not None and rank == 0:
+        beside = row if reference and scale_of(reference) == factor else None
+        of_scale = [found for found in results if found.scale == factor]
+        print_scores(of_scale, **how, published=beside, console=display.console)
+    if json_file is not None and world.leads:
+        write_document(json_file, document(results, **how))
+    if csv_file is not None and world.leads:
         write_images(csv_file, results)
     return results
 
@@ -155,7 +147,7 @@ def _load(
         name,
         network=header.get("model") or network_name or _recognised(network),
         scale=int(network.scale),  # type: ignore[arg-type]
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameters=parameters_of(network),
         file=file,
         step=int(header["step"]) if header.get("step", "").isdecimal() else None,
         weights={"ema.safetensors": "average", "weights.safetensors": "raw"}.get(file.name),
@@ -166,9 +158,8 @@ def _load(
 
 def _recognised(network: nn.Module) -> str:
     """What the network of a bare file is called."""
-    if isinstance(network, SpandrelNetwork):
-        return network.architecture.lower()
-    return next((name for name, _ in recognise(shapes_of(network.state_dict()))), type(network).__name__.lower())
+    known = recognise(shapes_of(network.state_dict()))
+    return known[0][0] if known else architecture_of(network).lower()
 
 
 def _load_sets(
@@ -195,24 +186,23 @@ def _load_sets(
 class _Scorer:
     """Puts images through networks: those of this process, small groups of them at a time."""
 
-    def __init__(self, rank: int, size: int, total: int, count: Count, **options: Any) -> None:
+    def __init__(self, world: World, total: int, count: Count, **options: Any) -> None:
         """Nothing is done yet.
 
         Args:
-            rank: Of this process.
-            size: The number of processes.
+            world: The processes; all of them call `score`.
             total: Images times networks that this process has before it.
             count: Hears of each.
             options: Of `evaluate`.
         """
-        self._rank, self._size, self._options = rank, size, options
+        self._world, self._options = world, options
         self._done, self._total, self._count = 0, total, count
 
     def score(self, networks: Sequence[tuple[Evaluated, nn.Module]], sets: Sets, pictures: Path | None) -> None:
         """Fill in the `scores` of networks of one scale, and draw pictures where there is a folder for them."""
         scale = networks[0][0].scale
         for name, pairs in sets.items():
-            mine = pairs[self._rank :: self._size]
+            mine = self._world.part(pairs)
             parts: list[list[Scores]] = [[] for _ in range(1 + len(networks))]
             for first in range(0, len(mine), _TOGETHER):
                 group = mine[first : first + _TOGETHER]
@@ -226,7 +216,7 @@ class _Scorer:
                     for pair in group:
                         panels = [*images[pair.name], ("HR", pair.hr)]
                         save_comparison(pictures / name / f"{pair.name}.png", panels, border=scale, grey=pair.grey)
-            of_bicubic, *ours = (_gathered(part, self._size) for part in parts)
+            of_bicubic, *ours = (_gathered(part, self._world) for part in parts)
             for (found, _), scores in zip(networks, ours, strict=True):
                 found.scores[name] = SetScores(scores, of_bicubic)
 
@@ -269,36 +259,15 @@ def _is_same_set(a: Path, b: Path) -> bool:
     return not {a.resolve(), (a / "HR").resolve()}.isdisjoint({b.resolve(), (b / "HR").resolve()})
 
 
-def _processes() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun started; joins them until this one exits."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        return 0, 1
-    if not dist.is_initialized():
-        dist.init_process_group("gloo")
-        atexit.register(_leave)
-    return dist.get_rank(), size
-
-
-def _leave() -> None:
-    """End the process group and its threads, which must not outlive the interpreter: see `leave_world`."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-        gc.collect()
-
-
-def _gathered(parts: Sequence[Scores], size: int) -> Scores:
-    """Parts one after the other; of several processes the figures of all images, each having every `size`-th one."""
+def _gathered(parts: Sequence[Scores], world: World) -> Scores:
+    """Parts one after the other, with the figures of the other processes in between, in the order of the images."""
     mine = Scores(
         [name for part in parts for name in part.names],
         [psnr for part in parts for psnr in part.psnr],
         [ssim for part in parts for ssim in part.ssim or []],
     )
-    if size == 1:
-        return mine
-    theirs: list[Scores] = [mine] * size
-    dist.all_gather_object(theirs, mine)
-    order = [(i % size, i // size) for i in range(sum(len(each.names) for each in theirs))]
+    theirs = world.gather(mine)
+    order = [(i % world.size, i // world.size) for i in range(sum(len(each.names) for each in theirs))]
     return Scores(
         [theirs[p].names[i] for p, i in order],
         [theirs[p].psnr[i] for p, i in order],

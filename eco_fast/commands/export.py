@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from eco_fast.errors import UserError
 from eco_fast.extras import install
 from eco_fast.files import write, writing
+from eco_fast.models import architecture_of
 from eco_fast.models.edsr import EDSR
 from eco_fast.models.layers import RGB_RANGE, mean_shift_state
 from eco_fast.models.rcan import RCAN
@@ -64,7 +65,7 @@ _HINT = "name another file with --out"  # where one cannot be written
 
 
 def export(
-    run: Path,
+    weights: Path,
     kind: str,
     out: Path | None = None,
     *,
@@ -76,7 +77,7 @@ def export(
     """Write the weights of a run to one file, print where, and return its path.
 
     Args:
-        run: Run folder (its newest checkpoint), checkpoint folder or weights file.
+        weights: Run folder (its newest checkpoint), checkpoint folder or weights file.
         kind: "safetensors": with a header that tells the network. "basicsr": `params` and `params_ema` with BasicSR's
             names, or those of the published files where it has no such network, and the header beside them. "onnx":
             float32 (batch, 3, height, width) in [0, 1] `lr` to `sr`, scale times as high and wide, for any sizes; the
@@ -92,9 +93,9 @@ def export(
     """
     if kind not in _EXTENSIONS:
         raise UserError(f"unknown format {kind!r}; take one of {', '.join(_EXTENSIONS)}")
-    if raw and not run.is_dir():
-        raise UserError(f"--raw chooses among the weights of a run, and {run} is no folder; leave it out")
-    file = weights_file(run, raw=raw)
+    if raw and not weights.is_dir():
+        raise UserError(f"--raw chooses among the weights of a run, and {weights} is no folder; leave it out")
+    file = weights_file(weights, raw=raw)
     network = load_network(file)
     header = _header(network, file, licence)
     out = out or Path(_label(network, header) + _EXTENSIONS[kind])
@@ -105,7 +106,7 @@ def export(
         lines = [f"onnxruntime and PyTorch differ by at most {difference:.1e}"]
         write(out, content, _HINT)
     elif kind == "basicsr":
-        raw_file = weights_file(file.parent, raw=True) if run.is_dir() else file
+        raw_file = weights_file(file.parent, raw=True) if weights.is_dir() else file
         averaged = None if raw_file == file else network
         content, lines = to_basicsr(load_network(raw_file), averaged, header=header, half=half)
         write(out, content, _HINT)
@@ -279,14 +280,14 @@ def _header(network: nn.Module, file: Path, licence: str | None) -> dict[str, st
     _, header = read_weights(file)
     if "model" not in header:
         fits = recognise(shapes_of(network.state_dict()))
-        named = {"architecture": str(getattr(network, "architecture", "")), "scale": str(network.scale)}
+        named = {"architecture": architecture_of(network), "scale": str(network.scale)}
         header = identity(fits[0][0], {}, fits[0][1]) if len(fits) == 1 else named | versions()
     header = versions() | header  # of checkpoints from before they were written
     return header if licence is None else {**header, "license": licence}
 
 
 def _label(network: nn.Module, header: Mapping[str, str]) -> str:
-    name = header.get("model") or str(getattr(network, "architecture", type(network).__name__))
+    name = header.get("model") or architecture_of(network)
     return f"{name.rpartition(':')[2].lower()}-x{network.scale}"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from eco_fast.commands.tables import name_of
 from eco_fast.errors import UserError
+from eco_fast.models import parameters_of
 from eco_fast.models.weights import unfilled
 
 
@@ -51,7 +52,7 @@ class RunSettings:
             network = unfilled(self.network, self.scale, self._get("student", "options") or {})
         except UserError:  # of another version, or of a library that is not installed here
             return None
-        return sum(parameter.numel() for parameter in network.parameters())
+        return parameters_of(network)
 
     @property
     def teacher(self) -> str | None:

@@ -15,6 +15,7 @@ from eco_fast.console import plain_console
 from eco_fast.evaluate.metrics import PROTOCOL
 from eco_fast.evaluate.run import Scores
 from eco_fast.files import write
+from eco_fast.units import counted
 
 
 class SetScores(NamedTuple):
@@ -77,7 +78,7 @@ def print_scores(
         if published is not None:
             figures, end = published[1].get(data), " " * several
             cells.append(f"{figures[0]:.2f} {end} {figures[1]:.4f}{end}" if figures else "")
-        images = f"{len(bicubic.names)} image{'s' if len(bicubic.names) > 1 else ''}"
+        images = counted(len(bicubic.names), "image")
         columns[f"{data}\n{images}\nPSNR-Y SSIM-Y{' ' * several}"] = cells
     names = ["bicubic", *(network.name for network in networks), *([f"{published[0]}, published"] if published else [])]
     console = console or plain_console()

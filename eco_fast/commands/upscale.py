@@ -3,7 +3,7 @@
 import glob
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from torch import nn
 
 from eco_fast.data.decode import to_8bit
 from eco_fast.data.encode import FORMATS, encode, refuse_unwritable
-from eco_fast.data.find import find_images
+from eco_fast.data.find import OnFault, find_images
 from eco_fast.data.notes import Notes
 from eco_fast.data.photograph import Photograph, Pixels, read_photograph
 from eco_fast.display import Display
@@ -23,11 +23,11 @@ from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import Tiling, plan_tiles, refuse_wrong_choices, super_resolve
 from eco_fast.evaluate.pictures import save_comparison
 from eco_fast.files import opened_atomically, writing
-from eco_fast.models import placed
+from eco_fast.models import architecture_of, placed
 from eco_fast.models.weights import load_network
 from eco_fast.stop import stop_signal
 from eco_fast.train.machine import usable_device, use_threads
-from eco_fast.units import clock, duration, size
+from eco_fast.units import clock, counted, duration, size
 
 _LUMA = np.array([299, 587, 114], dtype=np.uint32)  # thousandths of R, G, B (ITU-R BT.601)
 _BAND = 128  # rows
@@ -117,9 +117,23 @@ def upscale(
     there = set(skipped)
     todo = {target: file for target, file in targets.items() if target not in there}
     work = _Work(network, factor, precision, tile, ensemble, kind, compare, notes, display.line)
-    made: list[Path] = []
     with writing(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
+    made = _make(todo, work, display, fault)
+    for line in notes.lines():
+        display.line(line)
+    display.line(_summary(len(made), len(failed), len(skipped), factor, out, time.monotonic() - began))
+    return Upscaled(made, failed, skipped)
+
+
+def _make(todo: Mapping[Path, Path], work: "_Work", display: Display, fault: OnFault) -> list[Path]:
+    """Make what is named of these images, one after the other; returns what was made.
+
+    Raises:
+        UserError: A file cannot be written.
+        Stopped: As `upscale`.
+    """
+    made: list[Path] = []
     with stop_signal() as stop, display.count("upscaling") as show:
         for done, (target, file) in enumerate(todo.items()):
 
@@ -136,10 +150,7 @@ def upscale(
             show(done, len(todo), f"{file.name}, writing")
             work.save(target, enlarged)
             made.append(target)
-    for line in notes.lines():
-        display.line(line)
-    display.line(_summary(len(made), len(failed), len(skipped), factor, out, time.monotonic() - began))
-    return Upscaled(made, failed, skipped)
+    return made
 
 
 @dataclass(frozen=True)
@@ -171,7 +182,7 @@ class _Work:
             grey = photo.pixels.shape[2] == 1
             lr = photo.pixels.repeat(3, axis=2) if grey else photo.pixels
             sr = self._super_resolved(file, lr, status)
-            bicubic = bicubic_upsample(_8bit(lr), self.factor) if self.compare else None
+            bicubic = bicubic_upsample(to_8bit(lr), self.factor) if self.compare else None
             alpha = None if photo.alpha is None else bicubic_upsample(photo.alpha, self.factor)
         except MemoryError:
             raise UserError(f"memory does not suffice for {file}; close other programs, or cut it into parts") from None
@@ -206,13 +217,12 @@ class _Work:
             with opened_atomically(target) as file:
                 encode(photo, self.kind, file)
         if bicubic is not None:
-            sr = _8bit(photo.pixels)
-            name = str(getattr(self.network, "architecture", type(self.network).__name__))
-            panels = [("bicubic", bicubic), (name, sr.repeat(3, axis=2) if sr.shape[2] == 1 else sr)]
+            sr = np.broadcast_to(to_8bit(photo.pixels), bicubic.shape)  # grey has one channel
+            panels = [("bicubic", bicubic), (architecture_of(self.network), sr)]
             save_comparison(_comparison(target), panels, figures=False)
 
 
-def _found(images: Sequence[Path], out: Path, notes: Notes, fault: Callable[[UserError], None]) -> dict[Path, Path]:
+def _found(images: Sequence[Path], out: Path, notes: Notes, fault: OnFault) -> dict[Path, Path]:
     """All images, each once, and where below `out` they belong: in the subfolder where they lie.
 
     Raises:
@@ -231,7 +241,7 @@ def _found(images: Sequence[Path], out: Path, notes: Notes, fault: Callable[[Use
     return found
 
 
-def _targets(files: dict[Path, Path], out: Path, ending: str, fault: Callable[[UserError], None]) -> dict[Path, Path]:
+def _targets(files: dict[Path, Path], out: Path, ending: str, fault: OnFault) -> dict[Path, Path]:
     """What is written of which image; one that differs from another in its ending alone keeps it in its name."""
     twins = Counter(place.with_suffix("") for place in files.values())
     targets: dict[Path, Path] = {}
@@ -259,10 +269,6 @@ def _luma(rgb: Pixels) -> Pixels:
     return grey
 
 
-def _8bit(image: Pixels) -> NDArray[np.uint8]:
-    return to_8bit(image) if image.dtype == np.uint16 else image
-
-
 def _of_tiles(file: Path, lr: Pixels, plan: Tiling, seconds: float, asked: int | None) -> str:
     """One line: `a.jpg: 6000 x 4000 goes through in 48 tiles of 500 x 500, about 3 min, since 2.1 GB are free`."""
     reason = f"since {size(plan.free)} are free" if asked is None else "as --tile asks"
@@ -275,7 +281,7 @@ def _of_tiles(file: Path, lr: Pixels, plan: Tiling, seconds: float, asked: int |
 
 def _summary(made: int, failed: int, skipped: int, factor: int, out: Path, seconds: float) -> str:
     """One line: `18 images x2 in OUT, 3 failed, 2 skipped (there already), 41 s`."""
-    parts = [f"{made} image{'' if made == 1 else 's'} x{factor} in {out}"]
+    parts = [f"{counted(made, 'image')} x{factor} in {out}"]
     parts += [f"{failed} failed"] if failed else []
     parts += [f"{skipped} skipped (there already)"] if skipped else []
     return ", ".join([*parts, duration(seconds)])

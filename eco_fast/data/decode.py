@@ -156,11 +156,16 @@ def refuse_damaged(path: Path, header: Header) -> None:
             raise OSError("truncated PNG file")
 
 
-def to_8bit(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+def to_8bit(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     """16 bits to 8: v to round(v / 257), so that 0 stays black and 65535 becomes 255. There are no ties.
 
     In bands of rows, since the sum needs 32 bits: memory stays bounded for images of any size.
+
+    Args:
+        pixels: uint16 of any shape; uint8 is given back as it is.
     """
+    if pixels.dtype == np.uint8:
+        return pixels
     rounded = np.empty(pixels.shape, dtype=np.uint8)
     for top in range(0, len(pixels), _BAND):
         band = pixels[top : top + _BAND].astype(np.uint32)

@@ -175,7 +175,7 @@ def _webp(photo: Photograph, file: BinaryIO) -> None:
 
 def _by_pillow(photo: Photograph, file: BinaryIO, format: str, **settings: Any) -> None:
     pixels = photo.pixels if photo.alpha is None else np.concatenate([photo.pixels, photo.alpha], axis=2)
-    shown = to_8bit(pixels) if pixels.dtype == np.uint16 else pixels
+    shown = to_8bit(pixels)
     exif = _exif(photo)
     told = {"icc_profile": photo.icc, "exif": None if exif is None else exif.tobytes()}
     settings |= {name: value for name, value in told.items() if value is not None}

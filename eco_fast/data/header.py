@@ -23,6 +23,9 @@ _CONVERSIONS = {  # Pillow mode -> note
     "CMYK": "CMYK images converted to RGB",
 }
 
+GREY_MODES = frozenset({"1", "L", "LA", "La"})
+"""Pillow's modes of grey in 8 bits, with transparency or without."""
+
 _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _TIFF_PLANAR, _TIFF_SAMPLE_FORMAT = 258, 262, 284, 339
 EXIF_ORIENTATION = 0x0112
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL.ImageFile import ImageFile
 
 from eco_fast.data.decode import refuse_damaged
-from eco_fast.data.header import EXIF_ORIENTATION, Header, exif_of, not_plain, opened
+from eco_fast.data.header import EXIF_ORIENTATION, GREY_MODES, Header, exif_of, not_plain, opened
 from eco_fast.data.notes import Notes
 from eco_fast.errors import UserError
 
@@ -21,7 +21,7 @@ Pixels = NDArray[Any]  # uint8 or uint16
 
 EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x8769, 0x8825, 0xA005
 
-_GREY, _COLOUR = {"1", "L", "LA", "La"}, {"RGB", "RGBA", "RGBa"}
+_PLAIN = GREY_MODES | {"RGB", "RGBA", "RGBa"}  # taken as they are
 _TRANSPARENT = {"LA", "La", "RGBA", "RGBa", "PA"}
 # Tags of the first directory that say how the pixels of that very file lie there, not what they show.
 _STRUCTURE = frozenset(
@@ -86,10 +86,10 @@ def upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 def _shallow(image: PIL.Image.Image, path: Path, notes: Notes) -> NDArray[np.uint8]:
     """8 bits: `(H, W, 1 to 4)`, the last of 2 or 4 channels being transparency."""
-    if image.mode not in _GREY | _COLOUR:
+    if image.mode not in _PLAIN:
         notes.add(f"{'palette' if image.mode in ('P', 'PA') else image.mode} images converted to RGB", path.name)
     transparent = image.mode in _TRANSPARENT or "transparency" in image.info
-    mode = ("L" if image.mode in _GREY else "RGB") + ("A" if transparent else "")
+    mode = ("L" if image.mode in GREY_MODES else "RGB") + ("A" if transparent else "")
     pixels = np.array(image.convert(mode))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 

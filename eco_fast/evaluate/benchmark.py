@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from eco_fast.data.decode import read_image
 from eco_fast.data.find import find_images
-from eco_fast.data.header import opened
+from eco_fast.data.header import GREY_MODES, opened
 from eco_fast.data.notes import Notes, first_names
 from eco_fast.data.pixels import bicubic_lr, crop_to_multiple, one_torch_thread
 from eco_fast.errors import UserError
 from eco_fast.evaluate.metrics import SSIM_WINDOW
 
-_GREY = ("1", "L", "LA")  # Pillow's modes of one channel, and perhaps alpha
 _MAX_LOADERS = 16  # threads
 
 
@@ -79,7 +78,7 @@ def load_benchmark(
 
 def _is_grey(file: Path) -> bool:
     with opened(file) as (_, header):
-        return header.mode in _GREY
+        return header.mode in GREY_MODES
 
 
 def _hr(file: Path, scale: int, notes: Notes) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from weakref import finalize
 
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -93,18 +93,20 @@ class _Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        given = {
-            tensor.untyped_storage()._cdata for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)
-        }
-        for tensor in tree_leaves(output):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in given and storage._cdata not in self._sizes:
-                    self._sizes[storage._cdata] = storage.nbytes()
-                    self._now += storage.nbytes()
-                    finalize(storage, self._drop, storage._cdata)
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(output):
+            key = storage._cdata
+            if key not in given and key not in self._sizes:
+                self._sizes[key] = storage.nbytes()
+                self._now += storage.nbytes()
+                finalize(storage, self._drop, key)
         self.peak = max(self.peak, self._now)
         return output
 
     def _drop(self, key: int) -> None:
         self._now -= self._sizes.pop(key)
+
+
+def _storages(tree: object) -> list[UntypedStorage]:
+    """What holds the tensors among arguments or results."""
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

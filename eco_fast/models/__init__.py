@@ -49,6 +49,16 @@ def build(name: str, scale: int, **options: Any) -> "nn.Module":
     return network
 
 
+def architecture_of(network: "nn.Module") -> str:
+    """What the kind of a network is called: `EDSR`, `SwinIR`."""
+    return str(getattr(network, "architecture", type(network).__name__))
+
+
+def parameters_of(network: "nn.Module", *, trained: bool = False) -> int:
+    """The number of a network's parameters, with `trained` of those that training changes."""
+    return sum(each.numel() for each in network.parameters() if each.requires_grad or not trained)
+
+
 def placed(network: "nn.Module", device: str) -> "nn.Module":
     """The network on a device, its weights in channels_last layout, in which convolutions are fastest; the same one."""
     import torch

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from eco_fast.errors import UserError
 from eco_fast.extras import install
+from eco_fast.models import SCALES
 from eco_fast.models.layers import FloatConv2d
 from eco_fast.models.table import SPANDREL
 
@@ -26,7 +27,6 @@ PREFIX = "spandrel:"
 """`spandrel:NAME` is the architecture of that name, its sizes the library's own where no options replace them."""
 
 _SCALE_OPTIONS = ("upscale", "scale", "upscaling_factor", "upscale_factor", "up_scale")  # what architectures call it
-_SCALES = (2, 3, 4)
 _PAD_THEMSELVES = {"CRAFT"}  # what the library adds before costs CRAFT 0.03 dB on Set5 x4
 
 
@@ -183,7 +183,7 @@ def _describe(state: dict[str, Tensor]) -> Any:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
         found = registry.load(dict(state))
     channels = found.input_channels, found.output_channels
-    if found.purpose != "SR" or channels != (3, 3) or found.scale not in _SCALES:
+    if found.purpose != "SR" or channels != (3, 3) or found.scale not in SCALES:
         raise UserError(
             f"{found.architecture.id} of spandrel maps {channels[0]} to {channels[1]} channels at x{found.scale} for "
             f"{found.purpose}; choose one for SR of RGB images at x2, x3 or x4"

@@ -11,7 +11,7 @@ import torch
 from eco_fast.commands.doctor import diagnose
 from eco_fast.proof.outcome import Evidence
 from eco_fast.proof.stage import Stage
-from eco_fast.train.machine import answer
+from eco_fast.train.machine import answer, commit_of
 
 _ROOT = Path(__file__).parents[2]
 _LAUNCHES = 1000
@@ -43,7 +43,7 @@ def describe() -> dict[str, str]:
         "CUDA of PyTorch": str(torch.version.cuda or "none"),
         **{name: version for name, version in versions.items() if name != "torch"},
         "torch": str(torch.__version__),
-        "commit": answer("git", "-C", str(_ROOT), "describe", "--always", "--dirty"),
+        "commit": commit_of(_ROOT),
         "system": platform.platform(),
         "CPU cores": str(os.cpu_count()),
         "date": time.strftime("%Y-%m-%d"),

@@ -8,6 +8,7 @@ from eco_fast.config import Config
 from eco_fast.data.files import ImageFiles
 from eco_fast.data.flat import TrainingSet
 from eco_fast.data.memory import resident_bytes
+from eco_fast.models import parameters_of
 from eco_fast.train.inputs import Images, Inputs, store_of
 from eco_fast.train.machine import describe, missing_tool
 from eco_fast.train.world import World
@@ -39,7 +40,7 @@ def _student(config: Config, network: nn.Module) -> Iterator[str]:
     student = config.student
     options = ", ".join(f"{name} {value}" for name, value in student.options.items())
     yield f"{student.name}{f' ({options})' if options else ''} x{config.scale}"
-    yield f"{sum(p.numel() for p in network.parameters() if p.requires_grad):,} parameters"
+    yield f"{parameters_of(network, trained=True):,} parameters"
     if student.init is not None:
         yield f"begun with those of {student.init}"
 

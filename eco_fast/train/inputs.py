@@ -35,7 +35,7 @@ from eco_fast.display import Display
 from eco_fast.eco.objective import needs_teacher
 from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import Pair
-from eco_fast.models import build, placed
+from eco_fast.models import architecture_of, build, parameters_of, placed
 from eco_fast.models.weights import load_matching, weights_file
 from eco_fast.train.peers import Facts, differences, digest, first_to_see, refuse_differences, say_who_prepares
 from eco_fast.train.teacher import (
@@ -146,10 +146,9 @@ def _load_teacher(config: Config, teacher: nn.Module | None, student: nn.Module)
 def _about_teacher(config: Config, teacher: nn.Module | None, online: bool) -> str:
     if teacher is None:
         return ""
-    parameters = sum(p.numel() for p in teacher.parameters())
-    kind = getattr(teacher, "architecture", type(teacher).__name__)
+    network = f"{architecture_of(teacher)}, {parameters_of(teacher):,} parameters"
     used = "online" if online else "stored"
-    return f"{config.teacher.file or 'given'}: {kind}, {parameters:,} parameters, {config.teacher.precision}, {used}"
+    return f"{config.teacher.file or 'given'}: {network}, {config.teacher.precision}, {used}"
 
 
 def _settle_precision(config: Config, teacher: nn.Module, store: Path | None, world: World, display: Display) -> Config:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import eco_fast
-from eco_fast.train.machine import answer
+from eco_fast.train.machine import commit_of
 
 _SOURCES = Path(eco_fast.__file__).parents[1]
 
@@ -76,12 +76,7 @@ def _head(environment: Mapping[str, str]) -> list[str]:
         "folder": str(Path.cwd()),
         "host": f"{socket.gethostname()}, {platform.platform()}, Python {platform.python_version()}",
         **environment,
-        "commit of eco-fast": _commit(_SOURCES) if (_SOURCES / ".git").exists() else "none",
-        "commit of the folder": _commit(Path.cwd()),
+        "commit of eco-fast": commit_of(_SOURCES) if (_SOURCES / ".git").exists() else "none",
+        "commit of the folder": commit_of(Path.cwd()),
     }
     return [f"{name}: {value}" for name, value in facts.items() if value != "none"]
-
-
-def _commit(folder: Path) -> str:
-    """The commit that a folder is at, marked where files were changed since; "none" where there is none."""
-    return answer("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")

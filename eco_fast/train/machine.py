@@ -18,6 +18,7 @@ import eco_fast
 from eco_fast.config import Config, RunConfig
 from eco_fast.errors import UserError
 from eco_fast.train.world import World
+from eco_fast.units import counted
 from eco_kernels.dispatch import runs_kernels
 
 _WORTH_IT = 1.1  # times as fast bf16 has to be
@@ -122,7 +123,7 @@ def usable_device(choice: str) -> str:
         raise UserError(f"--device {choice} is no device; take auto, cpu, cuda, or cuda:1 for the second GPU")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device != "cpu" and int(named[1] or 0) >= gpus:
-        seen = f"{gpus or 'no'} GPU{'s' if gpus > 1 else ''}"
+        seen = counted(gpus, "GPU") if gpus else "no GPU"
         raise UserError(f"--device {choice}: PyTorch sees {seen}; take {f'cuda:{gpus - 1}' if gpus else 'cpu'}")
     refuse_unusable_kernels(device)
     return device
@@ -219,6 +220,11 @@ def answer(tool: str, *arguments: str) -> str:
         return "none"
     lines = result.stdout.strip().splitlines()
     return lines[0].strip() if result.returncode == 0 and lines else "none"
+
+
+def commit_of(folder: Path) -> str:
+    """The commit that a folder is at, marked where files were changed since; "none" where there is none."""
+    return answer("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
 
 
 def missing_tool() -> str | None:

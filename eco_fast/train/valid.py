@@ -56,7 +56,7 @@ def load_pairs(data: DataConfig, scale: int, notes: Notes) -> dict[str, list[Pai
 
 def with_bicubic(loaded: dict[str, list[Pair]], scale: int, world: World, display: Display) -> list[ValidSet]:
     """The sets with the figure of bicubic, which every process of the run computes its share of."""
-    total = sum(len(_share(pairs, world)) for pairs in loaded.values())
+    total = sum(len(world.part(pairs)) for pairs in loaded.values())
     sets, done = [], 0
 
     def measure(pair: Pair) -> float:
@@ -65,7 +65,7 @@ def with_bicubic(loaded: dict[str, list[Pair]], scale: int, world: World, displa
     with display.count("bicubic") as show, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for name, pairs in loaded.items():
             values = []
-            for value in pool.map(measure, _share(pairs, world)):
+            for value in pool.map(measure, world.part(pairs)):
                 values.append(value)
                 show(done := done + 1, total)
             sets.append(ValidSet(name, pairs, _mean(values, world)))
@@ -82,12 +82,8 @@ def validate(network: nn.Module, pairs: Sequence[Pair], scale: int, world: World
         world: All processes of the run call this.
         precision: "fp32" or "bf16".
     """
-    scores = evaluate(network, _share(pairs, world), scale, ssim=False, precision=precision)
+    scores = evaluate(network, world.part(pairs), scale, ssim=False, precision=precision)
     return _mean(scores.psnr, world)
-
-
-def _share(pairs: Sequence[Pair], world: World) -> Sequence[Pair]:
-    return pairs[world.rank :: world.size]
 
 
 def _mean(values: Sequence[float], world: World) -> float:

@@ -4,7 +4,7 @@ import gc
 import itertools
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -49,6 +49,10 @@ class World:
     def machines(self) -> list[str]:
         """Their names, the one of the first process first."""
         return list(dict.fromkeys(self.places))
+
+    def part(self, items: Sequence[T]) -> Sequence[T]:
+        """What is this process's to do: every `size`-th item."""
+        return items[self.rank :: self.size]
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over all processes of a tensor, the same on each; in place, ordered on the device."""

@@ -17,9 +17,9 @@ import suites
 import tables
 from rich.console import Console
 
-from eco_fast.cli import main
 from eco_fast.errors import UserError
 from eco_fast.measured import QUICK, comparison, headline
+from tests.conftest import exit_code
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = (
@@ -32,28 +32,18 @@ OPERATIONS += ["update", "linear_tail"]
 
 def _fail(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """Run a command that must end with one line on stderr; returns the line."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert stop.value.code == 2
+    assert exit_code(*arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     return error
 
 
-def _exit_code(*arguments: object) -> object:
-    """The exit code of a command."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    return stop.value.code
-
-
 @pytest.mark.slow
 def test_a_quick_run_prints_a_table_and_writes_rows(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.csv"
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "kernels", "--quick", "--csv", str(file), "--plot", str(tmp_path / "plot.png")])
+    code = exit_code("bench", "kernels", "--quick", "--csv", file, "--plot", tmp_path / "plot.png")
     printed = capfd.readouterr().out
-    assert stop.value.code == 0, printed
+    assert code == 0, printed
     with file.open(newline="") as opened:
         reader = csv.DictReader(opened)
         rows = list(reader)
@@ -172,10 +162,9 @@ def test_failed_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_suite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("skimage")
     file = tmp_path / "rows.csv"
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "evaluate", "--quick", "--csv", str(file), "--plot", str(tmp_path / "plot.png")])
+    code = exit_code("bench", "evaluate", "--quick", "--csv", file, "--plot", tmp_path / "plot.png")
     printed = capfd.readouterr().out
-    assert stop.value.code == 0, printed
+    assert code == 0, printed
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert {row["benchmark"] for row in rows} == {"evaluate"} and len(rows) == 4
@@ -193,7 +182,7 @@ def test_without_dali_the_others_compete(
     (tmp_path / "path" / "nvidia" / "__init__.py").touch()  # in place of the one that has DALI in it
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "path"), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.delenv("ECO_FAST_TESTDATA", raising=False)
-    assert _exit_code("bench", "data", "--quick", "--csv", tmp_path / "rows.csv") == 0
+    assert exit_code("bench", "data", "--quick", "--csv", tmp_path / "rows.csv") == 0
     printed = capfd.readouterr().out
     for contestants in ("files", "plain decoding"):
         assert f"{contestants}: left out, since NVIDIA DALI is not installed; pip install nvidia-dali" in printed
@@ -271,7 +260,7 @@ def test_what_became_of_every_suite(
     for name in suites.SUITES:
         for ending in (".csv", ".png", "_roofline.png"):
             (out / f"{name}{ending}").write_text("of an earlier run")
-    main_code = _exit_code("bench", "all", "--quick", "--out", out)
+    main_code = exit_code("bench", "all", "--quick", "--out", out)
     printed, error = capfd.readouterr()
     states = {
         "kernels": "ran",
@@ -305,7 +294,7 @@ def test_suites_that_cannot_run_are_no_failure(
     out = benchmarks(kernels=PASSES, data=SKIPPED)
     assert suites.run_all(out, quick=True) == {"kernels": "ran", "data": "skipped: the moon (full)"}
     capfd.readouterr()
-    assert _exit_code("bench", "all", "--out", out) == 0
+    assert exit_code("bench", "all", "--out", out) == 0
     assert "data: skipped: the moon (full)" in capfd.readouterr().out
     assert {path.name for path in out.iterdir()} == {"kernels.csv", "kernels.png", "kernels_roofline.png"}
 
@@ -315,7 +304,7 @@ def test_a_suite_that_was_skipped_says_so_and_leaves_no_plot(
 ) -> None:
     benchmarks(kernels=PASSES, data=SKIPPED)
     (tmp_path / "plot.png").write_text("of an earlier run")
-    assert _exit_code("bench", "data", "--plot", tmp_path / "plot.png") == 0
+    assert exit_code("bench", "data", "--plot", tmp_path / "plot.png") == 0
     assert capfd.readouterr().out.endswith("data: skipped: the moon (full)\n")
     assert not (tmp_path / "plot.png").exists()
 

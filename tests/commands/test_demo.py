@@ -5,15 +5,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eco_fast.cli import main
 from eco_fast.commands.demo import verdict
 from eco_fast.config import load_config
+from tests.conftest import exit_code
 
 
 def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(["demo", *map(str, arguments)])
-    return int(end.value.code or 0)
+    return exit_code("demo", *arguments)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from eco_fast.cli import main
 from eco_fast.commands import dry_run
-from eco_fast.commands.dry_run import Images, Notes, Part, Trial, measure, memory_line, time_line
+from eco_fast.commands.dry_run import KeptLines, Sizes, Trial, Work, measure, memory_line, time_line
 from eco_fast.config import TeacherConfig, load_config
 from eco_fast.data.make_store import prepare
 from eco_fast.models import build
@@ -63,7 +63,7 @@ def test_what_matters_comes_first_and_the_settings_last(photos: Path, said: Call
 
 
 def test_the_sum_is_of_all_parts() -> None:
-    parts = [Part(58 * 86_400, "for a"), Part(0, "b is there"), Part(0.6 * 86_400, "for c")]
+    parts = [Work(58 * 86_400, "for a"), Work(0, "b is there"), Work(0.6 * 86_400, "for c")]
     line = time_line(parts)
     assert line.startswith("time: about 58.6 days, until ") and line.endswith(
         "(58.0 days for a, b is there, 14.4 h for c)"
@@ -94,7 +94,7 @@ def test_a_gpu_is_timed_with_the_graphs_of_a_run(monkeypatch: pytest.MonkeyPatch
     made: list[Update] = []
     monkeypatch.setattr(dry_run, "make_update", lambda *given: made.append(make_update(*given)) or made[-1])
     cuda = FakeCuda(lambda: [made[0].learners["student"]], refused)
-    notes = Notes()
+    notes = KeptLines()
     with graphs_on(cuda):
         seconds, _ = measure(config, build("edsr-tiny", 2), notes, freeze(build("edsr-tiny", 2)))
     assert seconds > 0
@@ -108,7 +108,7 @@ def test_a_gpu_is_timed_with_the_graphs_of_a_run(monkeypatch: pytest.MonkeyPatch
 def test_memory_that_is_not_there_is_said_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "free_memory", lambda device: 10 << 30)
     config = resolve(load_config("edsr-tiny", ["run.device=cpu"]))
-    images = Images(torch.full((100,), 1000), torch.full((100,), 1000))  # 375 MB at x2
+    images = Sizes(torch.full((100,), 1000), torch.full((100,), 1000))  # 375 MB at x2
     trial = Trial(1, images, False, [], 1 << 30)
     assert memory_line(config, trial, 2 << 30).endswith("375 MB for the images; 2.15 GB free on the cpu: fits")
     assert memory_line(config, trial, 12 << 26).endswith("DOES NOT FIT; use --set optim.accumulate=2")

@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from eco_fast.cli import main
 from eco_fast.commands import evaluate as command
 from eco_fast.commands.tables import labels
 from eco_fast.errors import UserError
@@ -21,6 +20,7 @@ from eco_fast.evaluate.published import SETS, published
 from eco_fast.models import build
 from eco_fast.models.weights import identity, save_weights
 from eco_fast.train import machine
+from tests.conftest import exit_code
 
 OPTIONS = {"blocks": 1, "channels": 4}
 
@@ -49,9 +49,7 @@ def sets(tmp_path: Path, rng: np.random.Generator) -> list[Path]:
 
 
 def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(["eval", *map(str, arguments)])
-    return int(end.value.code or 0)
+    return exit_code("eval", *arguments)
 
 
 def test_every_image_in_csv(run_folder: Path, sets: list[Path], tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from eco_fast.cli import main
 from eco_fast.commands import upscale as module
 from eco_fast.data.encode import FORMATS
 from eco_fast.data.notes import Notes
@@ -23,6 +22,7 @@ from eco_fast.evaluate.bicubic import bicubic_upsample
 from eco_fast.evaluate.inference import super_resolve
 from eco_fast.models import build
 from eco_fast.models.weights import identity, load_network, save_weights
+from tests.conftest import exit_code
 from tests.data.test_decode import deep_png, deep_tiff
 from tests.data.test_photograph import SRGB, camera
 
@@ -39,9 +39,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(["upscale", *map(str, arguments)])
-    return int(end.value.code or 0)
+    return exit_code("upscale", *arguments)
 
 
 @pytest.fixture

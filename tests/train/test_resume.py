@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eco_fast.cli import main
+from eco_fast.models import build
+from eco_fast.models.weights import identity, save_weights
+from tests.conftest import exit_code
 
 STEPS = 60
 _TIME_FIELDS = {"time", "speed"}
@@ -57,9 +60,6 @@ def _flatten(value: object) -> list[object]:
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    from eco_fast.models import build
-    from eco_fast.models.weights import identity, save_weights
-
     torch.manual_seed(5)
     path = tmp_path / "teacher.safetensors"
     options = {"blocks": 1, "channels": 8}
@@ -130,37 +130,32 @@ def _short(
     return ["train", "edsr-tiny", "--mode", mode, "--steps", str(steps), *words, *extra]
 
 
-def _main(*words: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    return int(stop.value.code or 0)
-
-
 def _state(run: Path, step: int) -> list[object]:
     return _flatten(torch.load(run / "checkpoints" / f"step-{step:08d}" / "state.pt", weights_only=True)["learners"])
 
 
 @pytest.mark.parametrize("schedule", ["constant", "multistep"])
-@pytest.mark.parametrize("way", ["more", "steps"])
-def test_more_steps_give_the_bits_of_a_run_that_was_planned_so(
-    photos: Path, tmp_path: Path, schedule: str, way: str
-) -> None:
-    straight, longer = tmp_path / "straight", tmp_path / "longer"
-    assert _main(*_short(photos, straight, 15, schedule=schedule)) == 0
-    assert _main(*_short(photos, longer, 10, schedule=schedule)) == 0
+def test_more_steps_give_the_bits_of_a_run_that_was_planned_so(photos: Path, tmp_path: Path, schedule: str) -> None:
+    straight, longer, begun = (tmp_path / name for name in ("straight", "longer", "begun"))
+    assert exit_code(*_short(photos, straight, 15, schedule=schedule)) == 0
+    assert exit_code(*_short(photos, longer, 10, schedule=schedule)) == 0
+    shutil.copytree(longer, begun, symlinks=True)
     config = str(longer / "config.toml")
-    flags = ["--more", "5"] if way == "more" else ["--steps", "15", "--set", "run.valid_every=5", "--resume"]
-    assert _main("train", config, *flags) == 0
-    for name in ("weights.safetensors", "ema.safetensors"):
-        ours, theirs = (load_file(run / "checkpoints" / "step-00000015" / name) for run in (straight, longer))
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    ours, theirs = _state(straight, 15), _state(longer, 15)
-    assert len(ours) == len(theirs) > 20
-    for mine, other in zip(ours, theirs, strict=True):
-        assert torch.equal(mine, other) if isinstance(mine, torch.Tensor) else mine == other
-    assert _metrics(straight) == _metrics(longer)
-    assert (straight / "config.toml").read_text() == (longer / "config.toml").read_text().replace("longer", "straight")
-    assert _main("train", config, "--resume") == 0  # needs no flags now
+    for flags in (["--more", "5"], ["--steps", "15", "--set", "run.valid_every=5", "--resume"]):
+        shutil.rmtree(longer)
+        shutil.copytree(begun, longer, symlinks=True)
+        assert exit_code("train", config, *flags) == 0
+        for name in ("weights.safetensors", "ema.safetensors"):
+            ours, theirs = (load_file(run / "checkpoints" / "step-00000015" / name) for run in (straight, longer))
+            assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+        ours, theirs = _state(straight, 15), _state(longer, 15)
+        assert len(ours) == len(theirs) > 20
+        for mine, other in zip(ours, theirs, strict=True):
+            assert torch.equal(mine, other) if isinstance(mine, torch.Tensor) else mine == other
+        assert _metrics(straight) == _metrics(longer)
+        settings = (longer / "config.toml").read_text()
+        assert (straight / "config.toml").read_text() == settings.replace("longer", "straight")
+    assert exit_code("train", config, "--resume") == 0  # needs no flags now
 
 
 @pytest.mark.parametrize(
@@ -178,38 +173,37 @@ def test_more_steps_give_the_bits_of_a_run_that_was_planned_so(
 def test_schedules_that_depend_on_the_steps_need_a_word(
     photos: Path, tmp_path: Path, capsys, mode: str, settings: list[str], words: list[str]
 ) -> None:
-    out = tmp_path / "run"
-    teacher = _main(*_short(photos, tmp_path / "teacher", 2))
-    assert teacher == 0
-    command = _short(photos, out, 10, "--teacher", str(tmp_path / "teacher"), mode=mode)
-    assert _main(*command, *(word for setting in settings for word in ("--set", setting))) == 0
+    out, teacher, options = tmp_path / "run", tmp_path / "teacher.safetensors", {"blocks": 1, "channels": 4}
+    save_weights(teacher, build("edsr-tiny", 2, **options).state_dict(), identity("edsr-tiny", options, 2))
+    command = _short(photos, out, 10, "--teacher", str(teacher), mode=mode)
+    assert exit_code(*command, *(word for setting in settings for word in ("--set", setting))) == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     capsys.readouterr()
     again = ["train", str(out / "config.toml"), "--more", "5"]
-    assert _main(*again) == 2
+    assert exit_code(*again) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "with 15 steps instead of 10 there is a jump at step 10, of" in message
     for word in [*words, "--stretch", "--init"]:
         assert word in message
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert _main(*again, "--stretch") == 0
+    assert exit_code(*again, "--stretch") == 0
     assert (out / "checkpoints" / "step-00000015").is_dir()
 
 
 def test_fewer_steps_than_are_done_are_refused(photos: Path, tmp_path: Path, capsys) -> None:
-    assert _main(*_short(photos, tmp_path / "run", 4)) == 0
+    assert exit_code(*_short(photos, tmp_path / "run", 4)) == 0
     again = ["train", str(tmp_path / "run" / "config.toml")]
-    assert _main(*again, "--resume", "--steps", "3") == 2
+    assert exit_code(*again, "--resume", "--steps", "3") == 2
     assert "4 steps of" in capsys.readouterr().err
-    assert _main(*again, "--more", "2", "--steps", "3") == 2
-    assert _main(*again, "--more", "0") == 2
+    assert exit_code(*again, "--more", "2", "--steps", "3") == 2
+    assert exit_code(*again, "--more", "0") == 2
     assert "--more 0: take a number of steps above 0" in capsys.readouterr().err
 
 
 def test_logs_and_validations_may_change_on_resume(photos: Path, tmp_path: Path) -> None:
-    assert _main(*_short(photos, tmp_path / "run", 4)) == 0
+    assert exit_code(*_short(photos, tmp_path / "run", 4)) == 0
     again = ["train", str(tmp_path / "run" / "config.toml"), "--more", "4"]
-    assert _main(*again, "--set", "run.log_every=1", "--set", "run.valid_every=2") == 0
+    assert exit_code(*again, "--set", "run.log_every=1", "--set", "run.valid_every=2") == 0
     steps = {kind: [r["step"] for r in _metrics(tmp_path / "run") if r["kind"] == kind] for kind in ("train", "valid")}
     assert [step for step in steps["train"] if step > 4] == [5, 6, 7, 8]
     assert [step for step in steps["valid"] if step > 4] == [6, 8]

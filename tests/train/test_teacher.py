@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from eco_fast.cli import main
 from eco_fast.commands.prepare import prepare_store
 from eco_fast.data.store import PreparedStore, stored_teachers
 from eco_fast.errors import UserError
@@ -16,6 +15,7 @@ from eco_fast.models import build
 from eco_fast.models.weights import identity, load_network, save_weights
 from eco_fast.train import machine
 from eco_fast.train.teacher import freeze, refuse_shared_storage, settled_precision, teacher_identity
+from tests.conftest import exit_code
 
 
 def test_the_student_itself_is_refused() -> None:
@@ -107,9 +107,7 @@ def test_prepare_takes_the_weights_and_the_device_that_are_named(
         save_weights(checkpoint / f"{name}.safetensors", network.state_dict(), identity("edsr-tiny", options, 2))
 
     def prepare(*arguments: object) -> int:
-        with pytest.raises(SystemExit) as end:
-            main(["prepare", str(photos), *map(str, arguments)])
-        return int(end.value.code or 0)
+        return exit_code("prepare", photos, *arguments)
 
     for name, raw in (("ema", ()), ("weights", ("--raw",))):
         store = tmp_path / name
