@@ -12,6 +12,7 @@ READY := .venv/.ready
 .PHONY: install demo test test-full check lint format bench reproduce clean
 
 install: $(READY)
+	@echo "installed; next: source .venv/bin/activate; eco-fast doctor; eco-fast demo"
 
 demo: $(READY)
 	$(BIN)/eco-fast demo --out runs/demo --force

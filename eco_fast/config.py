@@ -1,5 +1,6 @@
 """The one typed configuration: a TOML recipe, `--set key=value` and the everyday flags become a frozen `Config`."""
 
+import difflib
 import json
 import re
 import tomllib
@@ -324,12 +325,14 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(recipe: str | Path) -> tuple[Path, str]:
-    """Where a recipe lies, a file or one inside the package, and its text.
+    """Where a recipe lies, a file, that of a run's folder or one inside the package, and its text.
 
     Raises:
         UserError: It is missing or cannot be read.
     """
     path = Path(recipe)
+    if (path / "config.toml").is_file():  # a run
+        path /= "config.toml"
     if path.is_file():
         try:
             return path, path.read_text(encoding="utf-8")
@@ -340,7 +343,9 @@ def find_recipe(recipe: str | Path) -> tuple[Path, str]:
         return Path(str(inside)), inside.read_text(encoding="utf-8")
     if renamed := _WITH_SCALE.fullmatch(str(recipe)):
         raise UserError(f"recipe {recipe} is now written eco-{renamed[1]} --scale {renamed[2]}")
-    raise UserError(f"recipe {recipe} not found; name a TOML file or one of: {', '.join(recipe_names())}")
+    near = difflib.get_close_matches(str(recipe), recipe_names(), n=1)
+    meant = f"did you mean {near[0]}?" if near else f"name a TOML file, a run, or one of: {', '.join(recipe_names())}"
+    raise UserError(f"recipe {recipe} not found; {meant}")
 
 
 def config_toml(config: Config) -> str:

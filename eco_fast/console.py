@@ -1,7 +1,9 @@
 """The console of all commands: names of files and folders are printed as they are."""
 
-from collections.abc import Collection
+import textwrap
+from collections.abc import Callable, Collection
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +19,18 @@ def plain_console(*, quiet: bool = False) -> Console:
     if not console.is_terminal:
         console.width = max(console.width, _PIPE)
     return console
+
+
+def say(console: Console, text: str) -> None:
+    """Print text, whole. On a terminal its lines end between words; a long path is left to the terminal to break."""
+    if console.is_terminal:
+        text = "\n".join(map(_wrapped(console.width), text.split("\n")))
+    console.print(text, soft_wrap=True)
+
+
+def _wrapped(width: int) -> Callable[[str], str]:
+    wrapper = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return lambda line: line if cell_len(line) <= width else wrapper.fill(line)
 
 
 def plain_table(*columns: str, figures: Collection[str] = ()) -> Table:

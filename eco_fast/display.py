@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from eco_fast.console import plain_console
+from eco_fast.console import plain_console, say
 from eco_fast.units import clock, duration
 
 
@@ -50,8 +50,8 @@ class Display:
         self._also = also
 
     def line(self, text: str) -> None:
-        """Print one line, whole: long lines are wrapped by the terminal, never cut or folded."""
-        self.console.print(text, soft_wrap=True)
+        """Print one line, whole (see `say`)."""
+        say(self.console, text)
         self._also(text)
 
     @contextmanager

@@ -102,6 +102,18 @@ def test_unreadable_image(refused, photos: Path, tmp_path: Path, command: str, c
     assert "image1.png" in refused(*arguments[command])
 
 
+@pytest.mark.parametrize("command", ["train", "prepare"])
+def test_all_unreadable_images_are_named_at_once(refused, photos: Path, tmp_path: Path, command: str) -> None:
+    for name in ("image0.png", "image2.png"):
+        (photos / name).write_bytes((photos / name).read_bytes()[:900])
+    Image.fromarray(np.full((64, 64), 40_000, dtype=np.uint16)).save(photos / "deep.png")
+    prepare = ["prepare", photos, "--scale", 2, "--out", tmp_path / "store"]
+    message = refused(*(prepare if command == "prepare" else _train(tmp_path / "run", "--train", photos)))
+    assert "3 images cannot be used: " in message
+    assert all(f"{photos / name}" in message for name in ("image0.png", "image2.png", "deep.png"))
+    assert "image1.png" not in message
+
+
 def test_16_bit_image(refused, photos: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((64, 64), 40_000, dtype=np.uint16)).save(photos / "deep.png")
     message = refused(*_train(tmp_path / "run", "--train", photos))

@@ -165,3 +165,11 @@ def test_differing_keys_leave_out_what_does_not_change_the_numbers() -> None:
     ours = parse_config({"optim": {"lr": 0.1}, "run": {"out": "a", "keep_last": 1}}, "here")
     theirs = parse_config({"optim": {"lr": 0.2}, "run": {"out": "b", "keep_last": 2}}, "there")
     assert differing_keys(ours, theirs) == ["optim.lr (0.1 here, 0.2 there)"]
+
+
+def test_the_folder_of_a_run_is_its_recipe(tmp_path: Path) -> None:
+    config = load_config("edsr-tiny", flags={"run.steps": 7})
+    (tmp_path / "config.toml").write_text(config_toml(config))
+    assert load_config(tmp_path) == config
+    with pytest.raises(UserError, match=r"recipe edsr-tny not found; did you mean edsr-tiny\?"):
+        load_config("edsr-tny")

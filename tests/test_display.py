@@ -154,3 +154,15 @@ def test_in_a_real_terminal(term: str) -> None:
     assert "a line between" in plain and plain.rstrip().endswith("the end")
     assert ("\x1b[2K" in text) == (term != "dumb")
     assert all(len(line) <= 80 for line in re.split(r"[\r\n]+", plain))
+
+
+def test_lines_end_between_words_on_a_terminal_and_nowhere_in_a_pipe() -> None:
+    path = "/a/long/path/that/a/line/cannot/hold/and/that/is/never/cut/into/pieces"
+    text = f"checkpoint: {path}; best by validation: step 400 of a run that was long"
+    for terminal in (True, False):
+        file = io.StringIO()
+        Display(Console(file=file, width=40, force_terminal=terminal, highlight=False)).line(text)
+        shown = file.getvalue()
+        assert path in shown and " ".join(shown.split()) == text
+        assert (shown.count("\n") > 1) == terminal
+        assert all(len(line) <= 40 for line in shown.splitlines() if terminal and path not in line)

@@ -107,7 +107,9 @@ def train(
     threads: Threads = None,
     processes: Annotated[
         int,
-        typer.Option("--processes", metavar="N", help="Processes on this machine, one for each GPU; as with torchrun."),
+        typer.Option(
+            "--processes", metavar="N", min=1, help="Processes on this machine, one for each GPU; as with torchrun."
+        ),
     ] = 1,
     lanes: Annotated[
         str | None,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from eco_fast.commands.runs import RunSettings
 from eco_fast.commands.tables import labels, print_in_blocks
-from eco_fast.console import plain_console
+from eco_fast.console import plain_console, say
 from eco_fast.errors import UserError
 from eco_fast.evaluate.benchmark import benchmark_name
 from eco_fast.figure import save_figure
@@ -112,7 +112,7 @@ def read_curves(run: Path) -> dict[str, Curve]:
             found.setdefault(data, {})[record["step"]] = (minutes, record["psnr_y"])
             bicubic[data] = record.get("bicubic")
     if not found:
-        raise UserError(f"{run} has no validation yet; train longer or leave it out")
+        raise UserError(f"{run} has no validation, as without --valid; leave it out")
     last = max(record["step"] for record in records)
     curves = {}
     for data, valid in found.items():
@@ -192,10 +192,10 @@ def _print(panel: Panel, settings: Mapping[str, RunSettings]) -> None:
         if any(values := [getattr(each, key) for each in about]):
             columns[key] = [_shown(value) for value in values]
     console = plain_console()
-    console.print(f"{panel.title}, PSNR-Y", soft_wrap=True)
+    say(console, f"{panel.title}, PSNR-Y")
     print_in_blocks(console, "run", list(panel.curves), columns)
     if len(curves) > 1:
-        console.print(f"{goal:.3f} dB is the last figure of {next(iter(panel.curves))}", soft_wrap=True)
+        say(console, f"{goal:.3f} dB is the last figure of {next(iter(panel.curves))}")
 
 
 def _shown(value: object) -> str:

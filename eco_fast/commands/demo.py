@@ -170,7 +170,7 @@ def _columns(bicubic: Scores, methods: Mapping[str, Method]) -> dict[str, list[s
 
 def _figures(method: Method) -> str:
     psnr = method_psnr(method)
-    spread = f" ({min(psnr):.3f} to {max(psnr):.3f})" if len(psnr) > 1 else ""
+    spread = f" ({min(psnr):.2f} to {max(psnr):.2f})" if len(psnr) > 1 else ""
     return f"{statistics.fmean(psnr):.3f}{spread}"
 
 

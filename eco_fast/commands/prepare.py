@@ -57,7 +57,7 @@ def prepare_store(
         scale, network = _teacher(teacher_file, teacher_name, scales, raw)
         device = usable_device(device)
         precision = settled_precision(precision, network, torch.device(device).type, stored_teachers(out, scale))
-        display.line(f"centroids in {precision}, rounded to 8 bit")
+        display.line(f"centroids at x{scale} in {precision}, rounded to 8 bit")
         teacher = store_teacher(placed(network, device), scale, precision, device)
     prepare(folders, scales, out, lr_dir=lr_dir, teacher=teacher, allow_16bit=allow_16bit, progress=display.rate)
     show_store(out)
@@ -70,7 +70,7 @@ def verify_store(path: Path) -> None:
         UserError: Something is wrong.
     """
     display = Display()
-    with display.count("verifying") as count:
+    with display.count("images verified") as count:
         store = PreparedStore.open(path, recheck=True, progress=count)
     display.line(f"{path}: {len(store.entries)} images, every file is right")
 
@@ -82,7 +82,7 @@ def show_store(path: Path, sheet: Path | None = None) -> None:
         UserError: The store is damaged or out of date.
     """
     display = Display()
-    with display.count("checking") as count:
+    with display.count("images checked") as count:
         store = PreparedStore.open(path, progress=count)
     display.line(f"{path}: {len(store.entries)} images")
     table = plain_table("array", "megapixels", "size", figures=("megapixels", "size"))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from eco_fast.commands.tables import print_in_blocks
-from eco_fast.console import plain_console
+from eco_fast.console import plain_console, say
 from eco_fast.evaluate.metrics import PROTOCOL
 from eco_fast.evaluate.run import Scores
 from eco_fast.files import write
@@ -83,7 +83,7 @@ def print_scores(
     names = ["bicubic", *(network.name for network in networks), *([f"{published[0]}, published"] if published else [])]
     console = console or plain_console()
     title = f"x{networks[0].scale}, {precision}{', mean of 8 orientations' if ensemble else ''}, PSNR in dB"
-    console.print(f"{title}\n{protocol}", soft_wrap=True)
+    say(console, f"{title}\n{protocol}")
     print_in_blocks(console, "", names, columns)
     if several:
         console.print("* best measured")

@@ -26,7 +26,7 @@ from eco_fast.data.arrays import load_array, save_array
 from eco_fast.data.decode import Decoder
 from eco_fast.data.find import find_images, hr_folder, pair_files, unique
 from eco_fast.data.header import image_size
-from eco_fast.data.notes import Notes
+from eco_fast.data.notes import Notes, Unusable
 from eco_fast.data.pixels import Image, bicubic_lr, crop_to_multiple, one_torch_thread
 from eco_fast.data.store import (
     FORMAT,
@@ -130,7 +130,7 @@ class _Work:
         self.entries = [_blank(file, lr_file, scales) for file, lr_file in zip(files, own, strict=True)]
         _refuse_to_lose_own_lr(out, known, self.entries)
         self.todo = self._adopt(known)
-        self.journal_lock = threading.Lock()
+        self.journal_lock, self.unusable = threading.Lock(), Unusable()
         if (out / _JOURNAL).is_file():
             with (out / _JOURNAL).open("a") as journal:
                 journal.write("\n")  # ends a line that a kill cut short
@@ -140,10 +140,10 @@ class _Work:
         self._check_room()
         for folder in {hr_kind(), *map(lr_kind, self.scales), *self._teacher_kinds()}:
             (self.out / folder).mkdir(exist_ok=True)
-        with self.progress("images") as report:
+        with self.progress("images decoded") as report:
             self._decode_all(report)
         if self.teacher is not None:
-            with self.progress("teacher") as report:
+            with self.progress("centroids made") as report:
                 self._super_resolve_all(self.teacher, report)
         self._finish()
 
@@ -165,7 +165,7 @@ class _Work:
         same = [i for i, new in enumerate(self.entries) if new.key in known and _same_source(known[new.key], new)]
         if not same:
             return list(range(len(self.entries)))
-        with self.progress("checking") as report, ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
+        with self.progress("images checked") as report, ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
             for done, (i, found) in enumerate(zip(same, pool.map(is_there, same), strict=True), start=1):
                 if found:
                     self.entries[i] = known[self.entries[i].key]
@@ -174,15 +174,18 @@ class _Work:
         return [i for i, entry in enumerate(self.entries) if not wanted <= entry.crc32.keys()]
 
     def _check_room(self) -> None:
-        """Refuse to start what the disk cannot hold."""
+        """Refuse to start what the disk cannot hold, or with images whose headers cannot be read."""
         need = 0
         for i in self.todo:
             entry = self.entries[i]
             if hr_kind() not in entry.crc32:
-                height, width = image_size(Path(entry.source))
+                height, width = 0, 0
+                with self.unusable.collected(entry.source):
+                    height, width = image_size(Path(entry.source))
                 self.entries[i] = entry = replace(entry, height=height, width=width)
                 need += height * width * 3
             need += sum((entry.height // s) * (entry.width // s) * 3 for s in self._missing_scales(entry))
+        self.unusable.raise_if_any()
         if self.teacher is not None:
             kinds = self._teacher_kinds()
             fresh = [entry for entry in self.entries if kinds[0] not in entry.crc32]
@@ -218,16 +221,25 @@ class _Work:
                         progress(done, len(self.todo), rate.add(size * 3))
             finally:
                 pool.shutdown(cancel_futures=True)
+        self.unusable.raise_if_any()
 
     def _decode(self, entry: Entry) -> Entry:
-        """Write what is missing of HR and LR of one image; its entry, complete but for centroids."""
+        """Write what is missing of HR and LR of one image; its entry, complete but for centroids.
+
+        An image that cannot be read is kept for the end, where all of them are named.
+        """
         if hr_kind() in entry.crc32:
             hr = load_array(self.out / hr_kind() / f"{entry.key}.npy")
             scales = self._missing_scales(entry)
             return self._keep(entry, {lr_kind(s): bicubic_lr(crop_to_multiple(hr, s), s) for s in scales})
         notes = Notes()
         source = Path(entry.source)
-        hr, decoder = self.decoder(source, notes)
+        decoded = None
+        with self.unusable.collected(entry.source):
+            decoded = self.decoder(source, notes)
+        if decoded is None:
+            return entry
+        hr, decoder = decoded
         entry = replace(entry, height=hr.shape[0], width=hr.shape[1], decoder=decoder, crc32={})
         arrays = {hr_kind(): hr}
         for scale in self.scales:

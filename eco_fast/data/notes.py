@@ -2,6 +2,8 @@
 
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from eco_fast.errors import UserError
 
@@ -56,6 +58,34 @@ class Notes:
             found = [_line(kind, names) for kind, names in sorted(self._names.items()) if kind not in self._tolerated]
         if found:
             raise UserError(f"{'; '.join(found)}; fix or remove these images, or leave --strict out")
+
+
+class Unusable:
+    """Images that cannot be used, collected so that all of them are named at once. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._faults: list[tuple[str, UserError]] = []
+
+    @contextmanager
+    def collected(self, name: str) -> Iterator[None]:
+        """Keep a `UserError` that is raised inside; the image is called `name`."""
+        try:
+            yield
+        except UserError as error:
+            self._faults.append((name, error))
+
+    def raise_if_any(self) -> None:
+        """Name them.
+
+        Raises:
+            UserError: There is one; of several the line has all names and the first fault.
+        """
+        if len(self._faults) == 1:
+            raise self._faults[0][1]
+        if self._faults:
+            faults = sorted(self._faults, key=lambda fault: fault[0])
+            names = ", ".join(name for name, _ in faults)
+            raise UserError(f"{len(faults)} images cannot be used: {names}; the first: {faults[0][1]}")
 
 
 def first_names(names: list[str]) -> str:

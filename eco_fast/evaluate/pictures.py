@@ -130,8 +130,8 @@ def save_curves(
     Args:
         path: The PNG; its folder is made.
         curves: Label -> (steps, PSNR-Y in dB of each seed at these steps).
-        baseline: Label and PSNR-Y of a dashed line: ("bicubic", 33.67). What lies far below it, as networks do before
-            they have learned anything, is cut off.
+        baseline: Label and PSNR-Y of a dashed line: ("bicubic", 33.67). What lies far below this and the curves' ends, where
+            networks begin, is cut off.
 
     Raises:
         UserError: The file cannot be written.
@@ -146,9 +146,11 @@ def save_curves(
             (line,) = axes.plot(steps, values.mean(axis=0), label=label, **style)
             axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, lw=0)
         axes.axhline(decibels, label=f"{name} ({decibels:.2f} dB)", color="0.45", linestyle="--", zorder=1)
-        highest = max((max(map(max, seeds)) for _, seeds in curves.values()), default=decibels)
-        margin = max(0.05 * abs(highest - decibels), 0.05)
-        axes.set_ylim(decibels - 2 * margin, max(highest, decibels) + margin)
+        ends = [float(np.min(seeds, axis=0)[-1]) for _, seeds in curves.values()]
+        highest = max([decibels, *(float(np.max(seeds)) for _, seeds in curves.values())])
+        lowest = min([decibels, *ends])
+        margin = max(0.05 * (highest - lowest), 0.05)
+        axes.set_ylim(lowest - 2 * margin, highest + margin)
         axes.set_xlabel("step")
         axes.set_ylabel("PSNR-Y (dB)")
         axes.legend(frameon=False)

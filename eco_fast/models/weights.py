@@ -101,7 +101,7 @@ def read_weights(path: Path | str) -> tuple[State, dict[str, str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no weights file {path}; check the path")
+        raise UserError(f"no weights file {path}; name a run, a checkpoint or a weights file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in (".pth", ".pt"):

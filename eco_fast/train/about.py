@@ -62,7 +62,8 @@ def _store(config: Config, images: Images) -> list[str]:
 def _validation(inputs: Inputs) -> list[str]:
     sets = [f"{each.name} ({len(each.pairs)} images, bicubic {each.bicubic:.3f} dB)" for each in inputs.valid]
     precision = ["validation in bf16"] if inputs.config.run.valid_precision == "bf16" else []
-    return [*sets, f"every {counted(inputs.config.run.valid_every, 'step')}", *precision] if sets else []
+    every = f"every {counted(inputs.config.run.valid_every, 'step')}"
+    return [*sets, every, *precision] if sets else ["none; --valid DIR shows what is learned"]
 
 
 def _computes(config: Config, world: World) -> Iterator[str]:

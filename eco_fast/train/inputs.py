@@ -17,7 +17,7 @@ from eco_fast.data.header import image_size
 from eco_fast.data.make_store import prepare
 from eco_fast.data.mapped import ArrayFiles
 from eco_fast.data.memory import free_memory, resident_bytes
-from eco_fast.data.notes import Notes
+from eco_fast.data.notes import Notes, Unusable
 from eco_fast.data.store import (
     Entry,
     PreparedStore,
@@ -212,10 +212,10 @@ def load_images(config: Config, teacher: nn.Module | None, display: Display, *, 
         images: Images = _from_files(config, notes)
     else:
         images = _from_store(config, teacher, display, notes, prepares)
-    for line in notes.lines():
-        display.line(line)
     if config.data.strict:
         notes.raise_if_any()
+    for line in notes.lines():
+        display.line(line)
     return images
 
 
@@ -264,7 +264,7 @@ def _from_store(
     if prepares and named_store(config) is None:
         prepare(data.train, [scale], path, lr_dir=data.train_lr, teacher=teacher, progress=display.rate)
     # Open it, and find the images that serve.
-    with display.count("checking") as count:
+    with display.count("images checked") as count:
         store = PreparedStore.open(path, progress=count)
     if teacher is not None and teacher.identity not in store.teachers(scale):
         precision = config.teacher.precision
@@ -279,7 +279,7 @@ def _from_store(
     resident = data.source != "auto" or fits(config, *sizes(entries), centroids=teacher is not None)
     if data.source == "mapped" or not resident:
         return _array_files(store, entries, scale, identity)
-    with display.count("loading") as count:
+    with display.count("images loaded") as count:
         images = store.training_set(scale, entries, teacher=identity, progress=count)
     if teacher is not None:
         warn_of_a_weak_teacher(images, display)
@@ -317,8 +317,11 @@ def _from_files(config: Config, notes: Notes) -> ImageFiles:
     files = training_files(config, notes)
     own = None if data.train_lr is None else pair_files(files, data.train_lr, scale)
     kept, heights, widths = [], [], []
+    unusable = Unusable()
     for i, file in enumerate(files):
-        height, width = image_size(file, notes)
+        height, width = 0, 0
+        with unusable.collected(str(file)):
+            height, width = image_size(file, notes)
         if min(height, width) // scale < data.patch:
             least = data.patch * scale
             notes.add(f"images left out, smaller than a patch ({least} x {least})", file.name)
@@ -326,6 +329,7 @@ def _from_files(config: Config, notes: Notes) -> ImageFiles:
         kept.append(i)
         heights.append(height)
         widths.append(width)
+    unusable.raise_if_any()
     if not kept:
         raise UserError("no training image holds a patch; give larger images or a smaller data.patch")
     return ImageFiles(

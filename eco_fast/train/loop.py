@@ -144,7 +144,7 @@ class Loop:
         clock, budget = self.log.clock, self.log.budget.line()
         rate, seconds = clock.rate(steps), clock.seconds()
         if not steps:
-            self.display.line(f"all {self.config.run.steps} steps were done before; train longer with --more N")
+            self.display.line(f"all {self.config.run.steps} steps were done before; --more N trains for longer")
             return rate
         paused = f"; validation and checkpoints: {duration(clock.pauses)}" if clock.pauses else ""
         self.display.line(f"{counted(steps, 'step')} in {duration(seconds)}, {rate:.3g} steps/s{paused}")
@@ -180,7 +180,7 @@ class Loop:
             compared = [f"bicubic {bicubic:.3f}"]
             if name == self.valid[0].name:
                 better = self._judge(psnr, done)
-                compared += [] if self.best is None else [str(self.best)]
+                compared += [] if self.best is None else ["the best so far" if better else str(self.best)]
             took = duration(time.monotonic() - began)
             self.display.line(f"step {done}: {name} {psnr:.3f} dB ({', '.join(compared)}), {took}")
         return better

@@ -62,7 +62,7 @@ def with_bicubic(loaded: dict[str, list[Pair]], scale: int, world: World, displa
     def measure(pair: Pair) -> float:
         return psnr_y(bicubic_upsample(pair.lr, scale), pair.hr, scale)
 
-    with display.count("bicubic") as show, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with display.count("images measured with bicubic") as show, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for name, pairs in loaded.items():
             values = []
             for value in pool.map(measure, world.part(pairs)):

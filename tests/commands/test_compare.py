@@ -161,8 +161,8 @@ def test_an_untrained_network_does_not_press_the_curves(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, r"run is no run: cannot read .*metrics\.jsonl \(No such file"),
-        (b"", "run has no validation yet; train longer or leave it out"),
-        (json.dumps(train(1, 0)).encode() + b"\n", "run has no validation yet"),
+        (b"", "run has no validation, as without --valid; leave it out"),
+        (json.dumps(train(1, 0)).encode() + b"\n", "run has no validation"),
         (json.dumps(valid(1, 30, 0, bicubic="high")).encode() + b"\n", r"metrics\.jsonl is damaged in line 1"),
         (b'{"kind": "valid", "step": 1}\n', r"metrics\.jsonl is damaged in line 1; remove that line"),
         (json.dumps(valid(1, 30, 0)).encode() + b"\n[1]\n", r"metrics\.jsonl is damaged in line 2"),

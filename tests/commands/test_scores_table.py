@@ -3,10 +3,13 @@
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from eco_fast.commands.evaluate import evaluate_networks
@@ -19,6 +22,7 @@ from eco_fast.commands.scores_table import (
 )
 from eco_fast.console import plain_console
 from eco_fast.errors import UserError
+from eco_fast.evaluate import pictures
 from eco_fast.evaluate.metrics import PROTOCOL
 from eco_fast.evaluate.pictures import save_comparison, save_curves, worst_crop
 from eco_fast.evaluate.run import Scores
@@ -153,6 +157,21 @@ def test_curves(tmp_path: Path) -> None:
     save_curves(tmp_path / "curves.png", curves, ("bicubic", 29.0))
     assert Image.open(tmp_path / "curves.png").size == (1080, 660)
     save_curves(tmp_path / "none.png", {}, ("bicubic", 29.0))
+
+
+def test_curves_that_end_below_bicubic_are_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def look(path: Path, draw: Callable[[Any], None], size: tuple[float, float]) -> None:
+        draw(figure := Figure())
+        limits.append(figure.axes[0].get_ylim())
+
+    monkeypatch.setattr(pictures, "save_figure", look)
+    save_curves(tmp_path / "a.png", {"eco": ([0, 9], [[5.0, 28.0], [4.0, 27.5]])}, ("bicubic", 32.0))
+    save_curves(tmp_path / "b.png", {"eco": ([0, 9], [[5.0, 34.0], [4.0, 33.5]])}, ("bicubic", 32.0))
+    (low, high), (usual_low, _) = limits
+    assert 26.5 < low < 27.5 and 32.0 < high < 32.5
+    assert 31.5 < usual_low < 32.0
 
 
 def test_eval_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def test_prepare_takes_what_is_stored(
     assert stored_teachers(tmp_path / "store", 2) == []
     assert prepared("bf16") == [low]
     assert prepared("auto") == [low]
-    assert "centroids in bf16, rounded to 8 bit" in capsys.readouterr().out
+    assert "centroids at x2 in bf16, rounded to 8 bit" in capsys.readouterr().out
     assert prepared("fp32") == sorted([low, full]) == PreparedStore.open(tmp_path / "store").teachers(2)
     with pytest.raises(UserError, match="unknown precision 'half'; take one of auto, fp32, bf16"):
         prepared("half")
