@@ -130,8 +130,8 @@ def save_curves(
     Args:
         path: The PNG; its folder is made.
         curves: Label -> (steps, PSNR-Y in dB of each seed at these steps).
-        baseline: Label and PSNR-Y of a dashed line: ("bicubic", 33.67). The axis begins a little below it, or below where
-            the curves end: what an untrained network does is cut off.
+        baseline: Label and PSNR-Y of a dashed line: ("bicubic", 33.67). The axis begins a little below it, or
+            below where the curves end: what an untrained network does is cut off.
 
     Raises:
         UserError: The file cannot be written.
