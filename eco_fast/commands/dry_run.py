@@ -107,8 +107,9 @@ def describe_run(config: Config, display: Display | None = None) -> None:
         f"\nmeasured on {config.run.device} in {config.run.precision}: {_MEASURED} steps on invented patches, and each "
         "network on an invented image; reading files and writing checkpoints are not in it\n"
     )
-    for line in (*notes.lines, config_toml(config)):
+    for line in notes.lines:
         display.line(line)
+    display.console.print(config_toml(config), soft_wrap=True)  # to be copied: no line is broken
 
 
 def try_run(config: Config, display: Display) -> Trial:
