@@ -173,7 +173,7 @@ def test_another_suite(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert f"\n{QUICK}\n" in printed and all(row["hardware"].startswith(f"{QUICK}. ") for row in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_without_dali_the_others_compete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,15 +18,15 @@ def run(*arguments: object) -> int:
 def test_table_curves_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("skimage")
     out = tmp_path / "demo"
-    assert run("--out", out, "--steps", 12) == 0
+    assert run("--out", out, "--steps", 4) == 0
     printed = capsys.readouterr().out.partition("held-out photographs (chelsea, coffee), x2")[2]
     rows = {
         name: next(line for line in printed.splitlines() if f" {name} " in line)
         for name in ("bicubic", "teacher", "vanilla", "eco")
     }
-    assert "195,971" in rows["teacher"] and " 15 " in rows["teacher"], "larger, and trained for longer"
+    assert "195,971" in rows["teacher"] and " 5 " in rows["teacher"], "larger, and trained for longer"
     for student in ("vanilla", "eco"):
-        assert "69,027" in rows[student] and " to " in rows[student] and " 12 " in rows[student]
+        assert "69,027" in rows[student] and " to " in rows[student] and " 4 " in rows[student]
     assert "32.922" in rows["bicubic"]
     assert "eco over vanilla, seed by seed" in printed
     for name in ("curves", "chelsea", "coffee"):
@@ -37,7 +37,7 @@ def test_table_curves_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture
         assert configs[f"vanilla-{seed}"].optim == configs[f"eco-{seed}"].optim
         assert configs[f"vanilla-{seed}"].student == configs[f"eco-{seed}"].student
     before = (out / "curves.png").read_bytes()
-    assert run("--out", out, "--steps", 12) == 2
+    assert run("--out", out, "--steps", 4) == 2
     assert "replace an earlier demo with --force" in capsys.readouterr().err
     assert (out / "curves.png").read_bytes() == before
 
