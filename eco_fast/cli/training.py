@@ -36,12 +36,14 @@ def demo(
     "eco-fast train edsr-tiny --mode vanilla --train photos --valid held-out --out runs/teacher",
     "eco-fast train edsr-tiny --teacher runs/teacher --train photos --valid held-out --out runs/eco",
     "eco-fast train eco-edsr --scale 4 --train DIV2K --teacher runs/teacher --set optim.lr=5e-5 --dry-run",
-    "eco-fast train runs/eco/config.toml --resume",
+    "eco-fast train runs/eco --resume",
 )
 def train(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="RECIPE", help="Name of a built-in recipe, or a TOML file.", autocompletion=recipes),
+        typer.Argument(
+            metavar="RECIPE", help="Name of a built-in recipe, a TOML file, or a run.", autocompletion=recipes
+        ),
     ],
     settings: Annotated[
         list[str] | None,
