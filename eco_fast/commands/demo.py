@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from eco_fast.commands.compare import read_curve
+from eco_fast.commands.compare import Curve, read_curve
 from eco_fast.commands.tables import print_in_blocks
 from eco_fast.config import load_config
 from eco_fast.data.notes import Notes
@@ -46,10 +46,9 @@ _TEACHER_STEPS = 1.25  # times those of a student
 class Method(NamedTuple):
     """What one line of the table and one line of the plot tell of."""
 
-    networks: Sequence[nn.Module]  # one for each seed
-    steps: int
+    networks: Sequence[nn.Module]  # one for each seed, as of the others
     scores: Sequence[Scores]
-    curve: tuple[Sequence[int], Sequence[Sequence[float]]]  # steps, and PSNR-Y in dB for each seed
+    curves: Sequence[Curve]
 
 
 def run_demo(out: Path, *, steps: int | None = None, force: bool = False) -> None:
@@ -76,7 +75,8 @@ def run_demo(out: Path, *, steps: int | None = None, force: bool = False) -> Non
     print_in_blocks(display.console, "method", ["bicubic", *methods], _columns(bicubic, methods))
     for line in verdict(*(method_psnr(methods[label]) for label in _STUDENTS)):
         display.line(line)
-    save_curves(out / "curves.png", {label: m.curve for label, m in methods.items()}, ("bicubic", bicubic.psnr_y))
+    curves = {label: (m.curves[0].steps, [curve.psnr_y for curve in m.curves]) for label, m in methods.items()}
+    save_curves(out / "curves.png", curves, ("bicubic", bicubic.psnr_y))
     pictures = [_save_picture(out, pair, methods, scale) for pair in pairs]
     display.line(f"curves: {out / 'curves.png'}; pictures: {', '.join(map(str, pictures))}")
     display.line(f"all of it took {clock(time.monotonic() - started)}")
@@ -147,24 +147,20 @@ def _train_all(
 
 def _method(folders: Sequence[Path], pairs: Sequence[Pair], scale: int) -> Method:
     networks = [load_network(folder) for folder in folders]
-    curves = [read_curve(folder) for folder in folders]
-    return Method(
-        networks,
-        curves[0].last_step,
-        [evaluate(network, pairs, scale) for network in networks],
-        (curves[0].steps, [curve.psnr_y for curve in curves]),
-    )
+    scores = [evaluate(network, pairs, scale) for network in networks]
+    return Method(networks, scores, [read_curve(folder) for folder in folders])
 
 
 def _columns(bicubic: Scores, methods: Mapping[str, Method]) -> dict[str, list[str]]:
     """The table's columns: a cell for bicubic, then one for each method."""
-    goal = statistics.fmean(method_psnr(methods["vanilla"]))
+    goal = _mean_curve(methods["vanilla"]).psnr_y[-1]
+    reached = [_mean_curve(method).reaches(goal) for method in methods.values()]
     return {
         "parameters": ["", *(f"{parameters_of(method.networks[0]):,}" for method in methods.values())],
-        "steps": ["", *(f"{method.steps:,}" for method in methods.values())],
+        "steps": ["", *(f"{method.curves[0].last_step:,}" for method in methods.values())],
         "PSNR-Y dB\n(lowest to highest)": [f"{bicubic.psnr_y:.3f}", *map(_figures, methods.values())],
         "SSIM-Y": [f"{bicubic.ssim_y:.4f}", *(f"{_mean_ssim(method):.4f}" for method in methods.values())],
-        f"{goal:.3f} dB\nat step": ["", *(_reached(method, goal) for method in methods.values())],
+        f"{goal:.3f} dB\nat step": ["", *("never" if step is None else f"{step:,}" for step in reached)],
     }
 
 
@@ -178,11 +174,10 @@ def _mean_ssim(method: Method) -> float:
     return statistics.fmean(scores.ssim_y or 0.0 for scores in method.scores)
 
 
-def _reached(method: Method, goal: float) -> str:
-    """The first validated step from which the mean of the seeds is no lower than `goal` dB."""
-    steps, seeds = method.curve
-    means = [statistics.fmean(values) for values in zip(*seeds, strict=True)]
-    return next((f"{step:,}" for step, mean in zip(steps, means, strict=True) if mean > goal - 0.0005), "never")
+def _mean_curve(method: Method) -> Curve:
+    """The first seed's curve with the mean of all seeds' PSNR-Y."""
+    seeds = zip(*(curve.psnr_y for curve in method.curves), strict=True)
+    return method.curves[0]._replace(psnr_y=[statistics.fmean(values) for values in seeds])
 
 
 def _save_picture(out: Path, pair: Pair, methods: Mapping[str, Method], scale: int) -> Path:

@@ -70,7 +70,7 @@ def train(
         settled = _settle(config, world, Resumption(resume, more, stretch), force=force)
         folder = RunFolder(settled.run.out, settled.run.keep_last)
         with folder.claimed(world), log.last_words(), out_of_memory_named(settled):
-            return _train(settled, world, Display(console, log.add), log, resume=resume, teacher=teacher)
+            return _train(settled, folder, world, Display(console, log.add), log, resume=resume, teacher=teacher)
     finally:
         leave_world()
 
@@ -164,9 +164,15 @@ def _following(config: Config, first: Config) -> Config:
 
 
 def _train(
-    config: Config, world: World, display: Display, log: LogFile, *, resume: bool, teacher: nn.Module | None
+    config: Config,
+    folder: RunFolder,
+    world: World,
+    display: Display,
+    log: LogFile,
+    *,
+    resume: bool,
+    teacher: nn.Module | None,
 ) -> Result:
-    folder = RunFolder(config.run.out, config.run.keep_last)
     configure(config.run)
     inputs = load_inputs(config, teacher, display, world)
     config = _with_or_without_graph(inputs.config, world, display)
